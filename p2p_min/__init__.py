@@ -1,0 +1,8 @@
+"""Prompt-to-Prompt image editing with cross-attention control (Hertz et al. 2022), from scratch."""
+from .blend import LocalBlend
+from .checkpoint import load
+from .editing import prompt_to_prompt
+from .edits import auto, refine, replace, reweight, self_replace
+
+__all__ = ["LocalBlend", "auto", "load", "prompt_to_prompt", "refine", "replace", "reweight", "self_replace"]
+__version__ = "0.1.0"

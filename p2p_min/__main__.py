@@ -1,0 +1,183 @@
+"""The command line: `python -m p2p_min SOURCE TARGET [TARGET ...]`."""
+import argparse
+import json
+import os
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import transformers
+from PIL.PngImagePlugin import PngInfo
+
+import p2p_min as p2p
+from p2p_min.show import sheet
+
+EXAMPLES = """
+examples (with the small model that comes with p2p_min):
+  python -m p2p_min "a big red bicycle" "a big red car"
+      word swap: as many words in both prompts, so the car takes the bicycle's maps
+  python -m p2p_min "a castle next to a river" "children drawing of a castle next to a river"
+      added phrase: the words that both prompts have keep the source's maps
+  python -m p2p_min "a fluffy red ball" --reweight fluffy=-2,-1,0,1,2
+      re-weighting: one target for each factor
+  python -m p2p_min "a red car on the beach" "a blue car on the beach" --blend car
+      local edit: outside of what the word lights up, the picture stays the source's
+
+A window may be given instead of a fraction (--cross-steps 0.2,0.7) and per word of the target
+(--cross-steps 0.8 --cross-steps car=0.4). Both at 0 paint the prompts from one noise without any injection.
+"""
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        prog="p2p-min", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
+        description="Prompt-to-Prompt: edit a painted picture by editing its prompt (Hertz et al. 2022).\n"
+                    "Paints SOURCE, then every TARGET with the attention maps of SOURCE, and writes one picture of all.")
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="the prompt of the picture to edit")
+    add("targets", metavar="TARGET", nargs="*",
+        help="the edited prompt. With as many words as SOURCE it is a word swap, otherwise an added phrase. "
+             "May be left out with --reweight")
+    add("--model", default="weights/toy", metavar="DIR", help="checkpoint in the diffusers layout (%(default)s)")
+    add("--out", default="p2p.png", metavar="FILE", type=Path, help="the side-by-side picture, a PNG (%(default)s)")
+    add("--singles", action="store_true", help="write each picture on its own too, as FILE-0.png (source), FILE-1.png, …")
+    add("--seed", type=int, default=0, help="of the shared noise (%(default)s)")
+    add("--steps", type=int, default=50, help="DDIM steps (%(default)s)")
+    add("--guidance", type=float, default=7.5, help="classifier-free guidance, 1 is none (%(default)s)")
+    add("--negative", default="", metavar="TEXT", help="the unconditional prompt (empty)")
+    add("--height", type=int, metavar="PIXELS", help="of the pictures (the model's own)")
+    add("--width", type=int, metavar="PIXELS", help="of the pictures (the model's own)")
+    add("--cross-steps", action="append", metavar="[WORD=]STEPS",
+        help="part of the steps in which cross-attention maps are injected, from the noise on (0.8); repeatable")
+    add("--self-steps", default="0.4", metavar="STEPS", help="the same for self-attention maps (%(default)s)")
+    add("--reweight", action="append", default=[], metavar="WORD=C[,C...]",
+        help="times C for the maps of a word or phrase of the target; several C make one target each; repeatable")
+    add("--blend", nargs="+", metavar="WORD",
+        help="change only where these words look: one for all prompts, or one per prompt, source first")
+    add("--subtract", nargs="+", metavar="WORD", help="taken out of what --blend may change")
+    add("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
+    add("--dtype", help="float32, float16 or bfloat16 (as stored; float32 on the cpu)")
+    return parser
+
+
+def steps_argument(text):
+    """"0.8" -> 0.8; "0.2,0.7" -> (0.2, 0.7)"""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is no fraction of the steps; write 0.8, or 0.2,0.7 for a window") from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def cross_steps(texts):
+    """["0.8", "car=0.4"] -> {"default_": 0.8, "car": 0.4}"""
+    steps = {"default_": 0.8}
+    for text in texts or ():
+        word, _, value = text.rpartition("=")
+        steps[word or "default_"] = steps_argument(value)
+    return steps
+
+
+def weights(texts):
+    """["fluffy=-1,2"] -> {"fluffy": [-1.0, 2.0]}"""
+    factors = {}
+    for text in texts:
+        word, _, values = text.rpartition("=")
+        try:
+            factors[word] = [float(value) for value in values.split(",")]
+        except ValueError:
+            word = ""
+        if not word:
+            raise ValueError(f"--reweight takes WORD=C or WORD=C,C,… with numbers C, not {text!r}")
+    return factors
+
+
+def spread(source, targets, factors):
+    """Targets, and one dict of weights for each: several factors make one target each."""
+    targets = targets or [source] * bool(factors)
+    counts = {len(values) for values in factors.values()} - {1}
+    if not targets:
+        raise ValueError("there is nothing to edit: give a TARGET, or --reweight a word of SOURCE")
+    if len(counts) > 1 or (counts and len(targets) not in (1, *counts)):
+        raise ValueError(f"--reweight has {' and '.join(map(str, sorted(counts)))} factors for {len(targets)} targets; "
+                         "give one factor, or as many as there are targets")
+    n = max([len(targets), *counts])
+    targets = targets * n if len(targets) == 1 else targets
+    return targets, [{word: values[i if len(values) > 1 else 0] for word, values in factors.items()} for i in range(n)]
+
+
+def per_prompt(words, prompts, option):
+    if words is None:
+        return None
+    if len(words) not in (1, len(prompts)):
+        raise ValueError(f"{option} takes one word, or one for each of the {len(prompts)} prompts, not {len(words)}")
+    return words * len(prompts) if len(words) == 1 else words
+
+
+def run(args, command):
+    """Raises ValueError or OSError for whatever the user can mend."""
+    if args.out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png (the parameters are kept in the PNG's text), not {args.out}")
+    if not args.out.parent.is_dir():
+        raise ValueError(f"the folder {args.out.parent} of --out does not exist")
+    if args.subtract and not args.blend:
+        raise ValueError("--subtract needs --blend")
+    targets, target_weights = spread(args.source, args.targets, weights(args.reweight))
+    prompts = [args.source, *targets]
+    cross, own = cross_steps(args.cross_steps), steps_argument(args.self_steps)
+    blend_words, subtract = (per_prompt(getattr(args, name), prompts, f"--{name}") for name in ("blend", "subtract"))
+
+    model = p2p.load(args.model, args.device, args.dtype)
+    edit = p2p.auto(model.tokenizer, prompts, cross)
+    if args.reweight:
+        edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)
+    blend = p2p.LocalBlend(model.tokenizer, prompts, blend_words, subtract) if blend_words else None
+    print(f"{model.path} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
+    result = p2p.prompt_to_prompt(
+        model, prompts, edit, p2p.self_replace(own), blend=blend, negative=args.negative, steps=args.steps,
+        guidance=args.guidance, seed=args.seed, height=args.height, width=args.width, progress=True)
+
+    info = PngInfo()
+    info.add_text("parameters", json.dumps({**vars(args), "out": str(args.out), "prompts": prompts,
+                                            "p2p_min": p2p.__version__}))
+    info.add_text("command", command)
+    captions = [prompt + "".join(f"  [{word} × {c:g}]" for word, c in of_target.items())
+                for prompt, of_target in zip(prompts, [{}, *target_weights])]
+    pictures = [(args.out, sheet(result.images, captions))]
+    if args.singles:
+        pictures += [(args.out.with_name(f"{args.out.stem}-{i}.png"), image) for i, image in enumerate(result.images)]
+    for path, picture in pictures:
+        unfinished = path.with_name(f".{path.name}.part")
+        picture.save(unfinished, format="PNG", pnginfo=info)
+        os.replace(unfinished, path)
+        print(path)
+
+
+def show_warning(message, category, filename, lineno, file=None, line=None):
+    print(f"p2p-min: warning: {message}", file=sys.stderr)
+
+
+def main(argv=None):
+    """Exit status: 0, or 2 with one line on standard error."""
+    argv = sys.argv[1:] if argv is None else argv
+    warnings.simplefilter("ignore")                        # the libraries' …
+    warnings.filterwarnings("always", category=UserWarning, module=r"p2p_min\b")           # … but not ours
+    warnings.showwarning = show_warning
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    parser = arguments()
+    try:
+        run(parser.parse_args(argv), shlex.join(["python", "-m", "p2p_min", *argv]))
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        message = str(error).strip() or type(error).__name__
+        print("p2p-min: error: " + " ".join(message.split("\n")[0].split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Which token of the source prompt answers to which token of the target prompt.
+
+Words are found by the tokenizer's own offsets into the prompt; case and punctuation around them do not count.
+"""
+import re
+from difflib import SequenceMatcher
+from typing import NamedTuple
+
+import torch
+
+WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+
+
+class Unit(NamedTuple):
+    """A word, or one punctuation token between words."""
+    text: str                          # lower case
+    tokens: list[int]                  # positions among the prompt's tokens; the start token is position 0
+    is_word: bool
+
+
+class Alignment(NamedTuple):
+    """M A + M* · own gives every target token a map: the source's, or its own where it is a new word."""
+    A: torch.Tensor                    # (source tokens, target tokens); a column sums to 1, or to 0 for a new word
+    own: torch.Tensor                  # (target tokens,): 1 for a new word, else 0
+
+
+def spans(tokenizer, prompt):
+    """(start, end) in the prompt's characters for each of its tokens, start and end token included (as (0, 0)).
+
+    Raises ValueError if the prompt has more tokens than the model reads, saying what would be lost.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"a prompt must be text, not {type(prompt).__name__}: {prompt!r}")
+    offsets = tokenizer(prompt, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    limit = tokenizer.model_max_length
+    if len(offsets) > limit:
+        lost = prompt[offsets[limit - 1][0]:]
+        raise ValueError(f"the prompt has {len(offsets)} tokens and the model reads {limit}; shorten it, or this "
+                         f"would be lost: {lost!r}")
+    return offsets
+
+
+def units(tokenizer, prompt):
+    """The prompt's words and punctuation tokens in order, as `Unit`s."""
+    offsets = spans(tokenizer, prompt)
+    found, taken = [], set()
+    for match in WORD.finditer(prompt):
+        tokens = [i for i, (start, end) in enumerate(offsets) if start < match.end() and end > match.start()]
+        if tokens:
+            found.append(Unit(match.group().casefold(), tokens, True))
+            taken.update(tokens)
+    found += [Unit(prompt[start:end].strip(), [i], False) for i, (start, end) in enumerate(offsets)
+              if i not in taken and 0 < i < len(offsets) - 1]
+    return sorted(found, key=lambda unit: unit.tokens)
+
+
+def words(tokenizer, prompt):
+    return [unit for unit in units(tokenizer, prompt) if unit.is_word]
+
+
+def find(tokenizer, prompt, phrase):
+    """Positions of all tokens of a word, or of a phrase of several words, wherever it occurs in the prompt.
+
+    Raises ValueError if it does not, naming the words that there are.
+    """
+    if not isinstance(phrase, str):
+        raise ValueError(f"a word must be text, not {type(phrase).__name__}: {phrase!r}")
+    wanted = [match.group().casefold() for match in WORD.finditer(phrase)]
+    there = words(tokenizer, prompt)
+    n = len(wanted)
+    positions = sorted({token for i in range(len(there) - n + 1) if n and [u.text for u in there[i:i + n]] == wanted
+                        for unit in there[i:i + n] for token in unit.tokens})
+    if not positions:
+        raise ValueError(f"{phrase!r} is not in the prompt {prompt!r}; its words are: "
+                         + (", ".join(dict.fromkeys(u.text for u in there)) or "none"))
+    return positions
+
+
+def swap(tokenizer, source, target):
+    """Alignment for a word swap: the n-th word of the target takes the map of the n-th word of the source.
+
+    Raises ValueError if the prompts do not have the same number of words.
+    """
+    source_words, target_words = words(tokenizer, source), words(tokenizer, target)
+    if len(source_words) != len(target_words):
+        raise ValueError(f"a word swap needs prompts with equally many words; {source!r} has {len(source_words)} and "
+                         f"{target!r} has {len(target_words)}. Use refine (or auto) for them.")
+    pairs = list(zip(source_words, target_words))
+    # Punctuation stands in the gap before a word; it is matched with the same marks in the same gap.
+    gaps = [gaps_of(units(tokenizer, prompt)) for prompt in (source, target)]
+    pairs += [(a, b) for gap_a, gap_b in zip(*gaps) for a, b in zip(gap_a, gap_b) if a.text == b.text]
+    return token_map(tokenizer, source, target, pairs)
+
+
+def gaps_of(sequence):
+    """The punctuation before each word and after the last, gap by gap."""
+    gaps = [[]]
+    for unit in sequence:
+        if unit.is_word:
+            gaps.append([])
+        else:
+            gaps[-1].append(unit)
+    return gaps
+
+
+def extend(tokenizer, source, target):
+    """Alignment for an added phrase: words that both prompts share, in order, take the source's map."""
+    a, b = units(tokenizer, source), units(tokenizer, target)
+    matcher = SequenceMatcher(None, [u.text for u in a], [u.text for u in b], autojunk=False)
+    pairs = [(a[m.a + i], b[m.b + i]) for m in matcher.get_matching_blocks() for i in range(m.size)]
+    return token_map(tokenizer, source, target, pairs)
+
+
+def token_map(tokenizer, source, target, pairs):
+    """The `Alignment` that pairs of units say, with the start token, the end token and the padding.
+
+    Padding takes the map of its own position, but never that of a word: position max(j, tokens of the source).
+    """
+    length = tokenizer.model_max_length
+    n_source, n_target = len(spans(tokenizer, source)), len(spans(tokenizer, target))
+    A = torch.zeros(length, length)
+    A[0, 0] = A[n_source - 1, n_target - 1] = 1
+    for j in range(n_target, length):
+        A[min(max(j, n_source), length - 1), j] = 1
+    for a, b in pairs:
+        if len(a.tokens) == len(b.tokens):
+            A[a.tokens, b.tokens] = 1
+        else:                                              # summed, and shared equally
+            A[torch.tensor(a.tokens)[:, None], torch.tensor(b.tokens)] = 1 / len(b.tokens)
+    return Alignment(A, (A.sum(0) == 0).float())

@@ -1,0 +1,92 @@
+"""Attention, with the paper's Edit(M_t, M*_t, t) as a plain argument of each call.
+
+    Edit = Callable[[M, M_star, t], M_hat]
+    M       (heads, height, width, keys)            the source's map at this layer: row 0 of the call
+    M_star  (targets, heads, height, width, keys)   the targets' own maps: the other rows
+    t       float in (0, 1]: 1 at pure noise, 1 - i/N at step i of N
+    M_hat   like M_star: what the targets use in its place
+
+The keys of a cross-attention map are text tokens, those of a self-attention map are pixels, row by row.
+An edit may have a method `active(height, width, t) -> bool`; where it says no, no map is made.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def attend(q, k, v, size, edit=None, t=None):
+    """softmax(Q Kᵀ / √d) V, the targets' maps passed through `edit` (paper, section 3.2 and Algorithm 1).
+
+    q        (rows, heads, pixels, d)   row 0 is the source, the others are targets
+    k, v     (rows, heads, keys, d)
+    size     (height, width) with height · width = pixels
+    returns  (rows, heads, pixels, d)
+    Raises ValueError if the edit returns something that is not shaped like M_star.
+    """
+    if not wants(edit, size, t):
+        return F.scaled_dot_product_attention(q, k, v)
+    scores = q.float() @ k.float().transpose(-1, -2) / q.shape[-1] ** 0.5
+    maps = scores.softmax(-1).unflatten(2, size)           # (rows, heads, height, width, keys)
+    M, M_star = maps[0], maps[1:]
+    source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may write into M
+    M_hat = edit(M, M_star, t)
+    if not isinstance(M_hat, torch.Tensor) or M_hat.shape != M_star.shape:
+        got = tuple(M_hat.shape) if isinstance(M_hat, torch.Tensor) else type(M_hat).__name__
+        raise ValueError(f"an edit must return maps shaped like M_star, {tuple(M_star.shape)}; this one returned {got}")
+    targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:]
+    return torch.cat([source[None], targets])
+
+
+def wants(edit, size, t):
+    """Whether `edit` is to be called for maps of this size at time t. A plain function always is."""
+    active = getattr(edit, "active", None)
+    return edit is not None and (active is None or active(*size, t))
+
+
+class Attention(nn.Module):
+    """Multi-head attention from pixels to `context`, or to the pixels themselves where there is none."""
+
+    def __init__(self, channels, heads, context_width=None, bias=False, upcast=False):
+        super().__init__()
+        self.heads = heads
+        self.upcast = upcast                               # SD 2.1: its scores overflow in fp16
+        self.to_q = nn.Linear(channels, channels, bias=bias)
+        self.to_k = nn.Linear(context_width or channels, channels, bias=bias)
+        self.to_v = nn.Linear(context_width or channels, channels, bias=bias)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x, size, context=None, edit=None, t=None):
+        """x (rows, pixels, channels), context (rows, keys, context_width) -> (rows, pixels, channels)."""
+        context = x if context is None else context
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2)    # (rows, heads, pixels or keys, d)
+                   for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        if self.upcast:
+            q, k, v = q.float(), k.float(), v.float()
+        out = attend(q, k, v, size, edit, t)
+        return self.to_out[0](out.transpose(1, 2).flatten(2).to(x.dtype))
+
+
+class Edits(NamedTuple):
+    """What one network call hands down to its attentions: an edit (or {name prefix: edit}) of each kind, and t."""
+    cross: object = None
+    self: object = None
+    t: float | None = None
+
+    def below(self, name):
+        """The part that concerns the child module `name`, its prefixes made relative to it."""
+        return Edits(narrow(self.cross, name), narrow(self.self, name), self.t)
+
+
+def narrow(edit, name):
+    """`edit` as the child module `name` sees it: of several prefixes that fit, the longest wins."""
+    if not isinstance(edit, dict):
+        return edit
+    inner = {}
+    for prefix in sorted(edit, key=len):
+        if prefix == "" or f"{name}.".startswith(f"{prefix}."):
+            inner[""] = edit[prefix]
+        elif prefix.startswith(f"{name}."):
+            inner[prefix[len(name) + 1:]] = edit[prefix]
+    return inner if set(inner) - {""} else inner.get("")

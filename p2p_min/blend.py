@@ -1,0 +1,106 @@
+"""Local blend: outside a mask made of the blend words' maps, a target's latents are the source's.
+
+The paper's "Local Editing": the mask is where either prompt attends to its blend word.
+"""
+import torch
+import torch.nn.functional as F
+
+from .align import find
+from .attention import wants
+from .edits import window
+
+
+class LocalBlend:
+    """Keeps a target's picture like the source's outside of what `words` name.
+
+    words      one entry per prompt, source first: a word or phrase, or a list of them
+    subtract   like words, or None: what is taken out of the mask again
+    start      the part of the schedule, counted from the noise, after which it acts
+    threshold  of the maps, their maximum being 1: a number, or a pair (for words, for subtract)
+    Raises ValueError for a word that its prompt does not have, or for numbers out of range.
+
+    The object holds only what it was built with: `begin` returns the two functions of one run.
+    """
+
+    def __init__(self, tokenizer, prompts, words, subtract=None, start=0.2, threshold=0.3):
+        self.start = window((start, 1.0))[0]
+        pair = threshold if isinstance(threshold, (tuple, list)) else (threshold, threshold)
+        if len(pair) != 2 or not all(isinstance(x, (int, float)) and 0 <= x <= 1 for x in pair):
+            raise ValueError(f"threshold must be a number from 0 to 1, or a pair of them, not {threshold!r}")
+        self.threshold, self.threshold_subtract = pair
+        self.words = columns(tokenizer, prompts, words, "words")
+        self.subtract = None if subtract is None else columns(tokenizer, prompts, subtract, "subtract")
+
+    def begin(self, cross_edit, sizes, latent_size):
+        """The watching edit, to be used in place of `cross_edit`, and blend(z, z_star, t) -> z_star, for one run.
+
+        sizes, latent_size  the (height, width) of the attention maps, and of the latents
+        """
+        wanted = max(min(latent_size) / 4, 16)
+        size = min(sizes, key=lambda s: abs(min(s) - wanted))
+        sums = {}                                          # "words", "subtract" -> (prompts, height, width)
+
+        def note(M, M_hat):
+            if len(M_hat) + 1 != len(self.words):
+                raise ValueError(f"this blend was built for {len(self.words)} prompts; the run has {len(M_hat) + 1}")
+            maps = torch.cat([M[None], M_hat]).float().mean(1)                       # (prompts, height, width, keys)
+            for name, chosen in (("words", self.words), ("subtract", self.subtract)):
+                if chosen is not None:
+                    # All layers have equally many calls, so a sum over them is as good as their average: the mask
+                    # is divided by its maximum.
+                    sums[name] = sums.get(name, 0) + torch.einsum("nyxk,nk->nyx", maps, chosen.to(maps))
+
+        def blend(z, z_star, t):
+            """z (1, 4, height, width), z_star (targets, 4, height, width) at the end of the step that began at t."""
+            if 1 - t < self.start - 1e-6 or "words" not in sums:
+                return z_star
+            mask = mask_of(sums["words"], True, z.shape[-2:], self.threshold)
+            if self.subtract is not None:
+                mask = mask & ~mask_of(sums["subtract"], False, z.shape[-2:], self.threshold_subtract)
+            return torch.where(mask, z_star, z)
+
+        if not isinstance(cross_edit, dict):
+            return Watching(cross_edit, size, note), blend
+        return {prefix: Watching(edit, size, note) for prefix, edit in {"": None, **cross_edit}.items()}, blend
+
+
+class Watching:
+    """An edit that does as `edit` does, and shows every map of one size to `note`."""
+
+    def __init__(self, edit, size, note):
+        self.edit, self.size, self.note = edit, tuple(size), note
+
+    def active(self, height, width, t):
+        return (height, width) == self.size or wants(self.edit, (height, width), t)
+
+    def __call__(self, M, M_star, t):
+        size = tuple(M.shape[1:3])
+        M_hat = self.edit(M, M_star, t) if wants(self.edit, size, t) else M_star
+        if size == self.size:
+            self.note(M, M_hat)
+        return M_hat
+
+
+def columns(tokenizer, prompts, words, name):
+    """(prompts, tokens): 1 at the tokens of each prompt's words."""
+    if isinstance(words, str) or len(words) != len(prompts):
+        raise ValueError(f"{name} must have one entry per prompt ({len(prompts)}), each a word or a list of words; "
+                         f"got {words!r}")
+    chosen = torch.zeros(len(prompts), tokenizer.model_max_length)
+    for i, (prompt, of_prompt) in enumerate(zip(prompts, words)):
+        of_prompt = [of_prompt] if isinstance(of_prompt, str) else list(of_prompt)
+        if not of_prompt and name == "words":
+            raise ValueError(f"{name} has no word for the prompt {prompt!r}")
+        for word in of_prompt:
+            chosen[i, find(tokenizer, prompt, word)] = 1
+    return chosen
+
+
+def mask_of(maps, pool, size, threshold):
+    """Maps (prompts, h, w) as masks (targets, 1, height, width): where the source's or the target's map is strong."""
+    maps = maps[:, None]
+    if pool:
+        maps = F.max_pool2d(maps, 3, stride=1, padding=1)
+    maps = F.interpolate(maps, size, mode="nearest")
+    mask = maps / maps.amax((2, 3), keepdim=True).clamp_min(1e-12) > threshold
+    return mask[:1] | mask[1:]

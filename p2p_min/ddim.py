@@ -1,0 +1,96 @@
+"""DDIM (Song et al. 2020), eta 0: the noise schedule of a checkpoint and the two steps along it.
+
+Everything here is a pure function of tensors. The seed of the paper's DM(z_t, P, t, s) is spent on z_T: the steps are
+deterministic.
+"""
+from typing import NamedTuple
+
+import torch
+
+from .layers import read_config
+
+USED = dict(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
+            set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", timestep_spacing="leading")
+# A scheduler folder may name any scheduler (PNDM, Euler): what only concerns how those step has no bearing on DDIM.
+CHANGES_MATHS = dict(clip_sample=(False,), thresholding=(False,), rescale_betas_zero_snr=(False,))
+
+
+class Schedule(NamedTuple):
+    """What DDIM needs to know of the noise process that a checkpoint was trained with."""
+    alphas_cumprod: torch.Tensor       # (1000,) fp32, falling
+    final_alpha: float                 # stands for alphas_cumprod below timestep 0
+    offset: int                        # added to every timestep ("leading" spacing)
+    spacing: str                       # "leading", "trailing" or "linspace"
+    prediction: str                    # what the UNet predicts: "epsilon" or "v_prediction"
+
+    @classmethod
+    def from_config(cls, config):
+        """From the dict of a `scheduler_config.json`; an absent key has diffusers' default.
+
+        Raises ValueError for a value that is not implemented, naming it.
+        """
+        known = {k: v for k, v in config.items() if k in USED or k in CHANGES_MATHS}
+        c = read_config(known, "scheduler", USED, CHANGES_MATHS)
+        choices = dict(prediction_type=("epsilon", "v_prediction"), beta_schedule=("linear", "scaled_linear"),
+                       timestep_spacing=("leading", "trailing", "linspace"))
+        for key, allowed in choices.items():
+            if c[key] not in allowed:
+                raise ValueError(f"scheduler: its config has {key} = {c[key]!r}; p2p_min implements "
+                                 + " or ".join(map(repr, allowed)))
+        n, first, last = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
+        if c["trained_betas"] is not None:
+            betas = torch.tensor(c["trained_betas"], dtype=torch.float32)
+        elif c["beta_schedule"] == "scaled_linear":
+            betas = torch.linspace(first ** 0.5, last ** 0.5, n) ** 2
+        else:
+            betas = torch.linspace(first, last, n)
+        alphas_cumprod = (1 - betas).cumprod(0)
+        final_alpha = 1.0 if c["set_alpha_to_one"] else alphas_cumprod[0].item()
+        return cls(alphas_cumprod, final_alpha, c["steps_offset"], c["timestep_spacing"], c["prediction_type"])
+
+
+def timesteps(schedule, steps):
+    """The `steps` timesteps that the network is asked at, falling: a list of ints in 0 … 999.
+
+    Raises ValueError where the schedule has no such number of steps.
+    """
+    train = len(schedule.alphas_cumprod)
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= train:
+        raise ValueError(f"steps must be a whole number from 1 to {train}, not {steps!r}")
+    if schedule.spacing == "leading":
+        ratio = train // steps
+        offset = min(schedule.offset, train - 1 - (steps - 1) * ratio)      # never a time that does not exist
+        return [i * ratio + offset for i in reversed(range(steps))]
+    if schedule.spacing == "trailing":
+        return [round(train - i * train / steps) - 1 for i in range(steps)]
+    return torch.linspace(0, train - 1, steps, dtype=torch.float64).round().int().flip(0).tolist()
+
+
+def alphas(schedule, times, i):
+    """alphas_cumprod at step i and at the step after it: the two levels of noise between which step i moves."""
+    below = times[i] - len(schedule.alphas_cumprod) // len(times)
+    return (schedule.alphas_cumprod[times[i]].item(),
+            schedule.alphas_cumprod[below].item() if below >= 0 else schedule.final_alpha)
+
+
+def to_eps(schedule, output, z, alpha):
+    """The network's output as the noise eps in z (v-prediction: Salimans & Ho 2022)."""
+    return output if schedule.prediction == "epsilon" else alpha ** 0.5 * output + (1 - alpha) ** 0.5 * z
+
+
+def move(z, eps, alpha, alpha_to):
+    """z at noise level `alpha`, with the noise eps in it, taken to the level `alpha_to` (Song et al., eq. 12)."""
+    z_0 = (z - (1 - alpha) ** 0.5 * eps) / alpha ** 0.5
+    return alpha_to ** 0.5 * z_0 + (1 - alpha_to) ** 0.5 * eps
+
+
+def step(schedule, z_t, output, times, i):
+    """z_{t-1} from z_t and the network's output at times[i]."""
+    alpha, alpha_below = alphas(schedule, times, i)
+    return move(z_t, to_eps(schedule, output, z_t, alpha), alpha, alpha_below)
+
+
+def inverse_step(schedule, z_below, output, times, i):
+    """z_t from z_{t-1}: `step` backwards, the output asked at the *upper* timestep, times[i], of the lower latent."""
+    alpha, alpha_below = alphas(schedule, times, i)
+    return move(z_below, to_eps(schedule, output, z_below, alpha_below), alpha_below, alpha)

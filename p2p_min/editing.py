@@ -1,0 +1,101 @@
+"""Prompt-to-Prompt: Algorithm 1 of Hertz et al. 2022."""
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from .ddim import step, timesteps
+from .text import encode
+
+
+@dataclass(frozen=True)
+class Result:
+    """images: PIL pictures, source first; latents: (prompts, 4, height/f, width/f), final, before the VAE, fp32."""
+    images: list
+    latents: torch.Tensor
+
+
+@torch.no_grad()
+def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=None, negative="", steps=50,
+                     guidance=7.5, seed=0, height=None, width=None, latents=None, progress=False):
+    """Paint [source, target, ...] together, the targets' attention maps edited by the source's.
+
+    Without an edit nothing is injected: the prompts then share their noise and nothing else.
+
+    model       from `load`
+    prompts     the source, then any number of targets
+    cross_edit  Edit(M, M_star, t) -> M_hat for every cross-attention (`replace`, `refine`, `reweight`, or your own
+                function), or {"up_blocks": edit, ...} by module-name prefix; see attention.py
+    self_edit   the same for every self-attention (`self_replace`)
+    blend       blend(z, z_star, t) -> z_star after each step, such as a `LocalBlend`
+    negative    the unconditional prompt
+    steps       number of DDIM steps
+    guidance    w in eps_u + w (eps_c - eps_u); 1 is the conditional prediction alone, and halves the work
+    seed        of the noise; drawn on the CPU, so that it means the same picture on every device
+    height, width   of the pictures, in pixels; None: the model's own size
+    latents     the noise itself, (1, 4, height/f, width/f) shared, or one per prompt; None: from the seed
+    progress    whether to show a progress bar on standard error
+    returns     `Result`
+    Raises ValueError for what cannot be done, saying why.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
+    times = timesteps(model.schedule, steps)
+    z = noise(model, len(prompts), seed, height, width, latents)
+    context = encode(model.tokenizer, model.text_encoder, list(prompts)).to(model.dtype)
+    empty = encode(model.tokenizer, model.text_encoder, [negative]).to(model.dtype).expand_as(context)
+    if hasattr(blend, "begin"):
+        sizes = model.unet.map_sizes(*z.shape[-2:])
+        cross_edit, blend = blend.begin(cross_edit, sizes, z.shape[-2:])
+
+    for i in tqdm(range(steps), desc="denoising", disable=not progress):
+        t = 1 - i / steps
+        z_in = z.to(model.dtype)
+        eps = model.unet(z_in, times[i], context, cross_edit, self_edit, t).float()
+        if guidance != 1:
+            eps_u = model.unet(z_in, times[i], empty).float()
+            eps = eps_u + guidance * (eps - eps_u)
+        z = step(model.schedule, z, eps, times, i)
+        if blend is not None:
+            z = torch.cat([z[:1], blend(z[:1], z[1:], t)])
+    return Result(decode(model, z), z)
+
+
+def noise(model, prompts, seed, height, width, latents):
+    """z_T, the same for every prompt: (prompts, 4, height/f, width/f), fp32."""
+    channels, f = model.unet.config["in_channels"], model.vae.factor
+    if latents is None:
+        size = [pixels(model, name, value) for name, value in (("height", height), ("width", width))]
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 63:
+            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, not {seed!r}")
+        generator = torch.Generator().manual_seed(seed)
+        latents = torch.randn(1, channels, size[0] // f, size[1] // f, generator=generator)
+    elif latents.ndim != 4 or latents.shape[0] not in (1, prompts) or latents.shape[1] != channels:
+        raise ValueError(f"latents must be (1 or {prompts}, {channels}, height/{f}, width/{f}), not {tuple(latents.shape)}")
+    else:
+        for name, value, cells in (("height", height, latents.shape[2]), ("width", width, latents.shape[3])):
+            if value not in (None, cells * f):
+                raise ValueError(f"{name} is {value}, but the latents given make {cells * f}; leave {name} out")
+    return latents.to(model.device, torch.float32).expand(prompts, -1, -1, -1)
+
+
+def pixels(model, name, value):
+    f = model.vae.factor
+    if value is None:
+        value = model.unet.config["sample_size"]
+        if value is None:
+            raise ValueError(f"this model names no size of its own; give {name} in pixels, a multiple of {f}")
+        value = f * (value if isinstance(value, int) else value[("height", "width").index(name)])
+    if isinstance(value, bool) or not isinstance(value, int) or value < f or value % f:
+        raise ValueError(f"{name} must be a positive multiple of {f} pixels, not {value!r}")
+    return value
+
+
+@torch.no_grad()
+def decode(model, z):
+    """Latents as PIL pictures, one at a time: the VAE is what needs the most memory."""
+    dtype = next(model.vae.parameters()).dtype
+    pictures = [model.vae.decode(row[None].to(dtype))[0].float() for row in z]
+    return [Image.fromarray(((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
+            for x in pictures]

@@ -1,0 +1,186 @@
+"""The paper's edits (section 3.2) as one formula, and what builds it.
+
+    M_hat = w · (M A + M* · own) + (1 − w) · M*        per target token
+
+An Edit is a function (M, M_star, t) -> M_hat; attention.py says what the three are. Those made here also say when
+they are `active`, so that attention need not make a map that nobody edits.
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .align import extend, find, swap, words
+from .attention import wants
+
+
+def window(steps):
+    """(a, b), the part of the schedule in which an edit acts, counted from the noise: 0.8 means (0, 0.8).
+
+    Raises ValueError unless 0 <= a <= b <= 1.
+    """
+    pair = tuple(steps) if isinstance(steps, (tuple, list)) else (0.0, steps)
+    if len(pair) != 2 or not all(isinstance(x, (int, float)) for x in pair) or not 0 <= pair[0] <= pair[1] <= 1:
+        raise ValueError(f"steps must be a fraction of the schedule from 0 to 1, or a window (from, to), not {steps!r}")
+    return float(pair[0]), float(pair[1])
+
+
+def inside(start, end, t):
+    """Whether time t lies in the window; the 1e-6 keeps a window's ends on the grid of steps."""
+    return (start - 1e-6 <= 1 - t) & (1 - t < end - 1e-6)
+
+
+def token_windows(tokenizer, targets, steps):
+    """start, end: each (targets, tokens), from one window for all tokens or {"default_": window, word: window}.
+
+    Raises ValueError for a word that no target has.
+    """
+    per_word = dict(steps) if isinstance(steps, dict) else {"default_": steps}
+    windows = torch.tensor(window(per_word.pop("default_", 1.0))).repeat(len(targets), tokenizer.model_max_length, 1)
+    for word, of_word in per_word.items():
+        places = {}
+        for i, target in enumerate(targets):
+            try:
+                places[i] = find(tokenizer, target, word)
+            except ValueError:
+                if len(targets) == 1:
+                    raise
+        if not places:
+            raise ValueError(f"{word!r} is in none of the target prompts: {', '.join(map(repr, targets))}")
+        for i, positions in places.items():
+            windows[i, positions] = torch.tensor(window(of_word))
+    return windows[..., 0], windows[..., 1]
+
+
+@dataclass(frozen=True)
+class CrossEdit:
+    """The formula above. A (targets, source tokens, tokens); own, start, end (targets, tokens)."""
+    A: torch.Tensor
+    own: torch.Tensor
+    start: torch.Tensor
+    end: torch.Tensor
+
+    def active(self, height, width, t):
+        return bool(inside(self.start, self.end, t).any())
+
+    def __call__(self, M, M_star, t):
+        check(self.own, M_star)
+        A, own, w = (x.to(M_star) for x in (self.A, self.own, inside(self.start, self.end, t)))
+        own, w = own[:, None, None, None], w[:, None, None, None]
+        return w * (torch.einsum("hyxs,nst->nhyxt", M, A) + M_star * own) + (1 - w) * M_star
+
+
+@dataclass(frozen=True)
+class Reweight:
+    """c times what `base` gives, token by token; c, start, end (targets, tokens)."""
+    base: object
+    c: torch.Tensor
+    start: torch.Tensor
+    end: torch.Tensor
+
+    def active(self, height, width, t):
+        return wants(self.base, (height, width), t) or bool((inside(self.start, self.end, t) & (self.c != 1)).any())
+
+    def __call__(self, M, M_star, t):
+        check(self.c, M_star)
+        c = torch.where(inside(self.start, self.end, t), self.c, 1).to(M_star)
+        M_hat = self.base(M, M_star, t) if wants(self.base, M.shape[1:3], t) else M_star
+        return M_hat * c[:, None, None, None]
+
+
+@dataclass(frozen=True)
+class SelfReplace:
+    """The source's self-attention, in maps of at most `max_pixels` pixels."""
+    start: float
+    end: float
+    max_pixels: int
+
+    def active(self, height, width, t):
+        return height * width <= self.max_pixels and inside(self.start, self.end, t)
+
+    def __call__(self, M, M_star, t):
+        return M.expand_as(M_star) if self.active(*M.shape[1:3], t) else M_star
+
+
+def check(per_token, M_star):
+    """Raises ValueError where an edit built for some prompts meets the maps of others."""
+    targets, keys = per_token.shape
+    if (targets, keys) != (M_star.shape[0], M_star.shape[-1]):
+        raise ValueError(f"this edit was built for {targets} target(s) of {keys} tokens; the maps have "
+                         f"{M_star.shape[0]} target(s) and {M_star.shape[-1]} keys")
+
+
+def split(prompts):
+    """source, targets. Raises ValueError if there is no target."""
+    if isinstance(prompts, str) or len(prompts) < 2:
+        raise ValueError(f"prompts must be a list: the source, then at least one target; got {prompts!r}")
+    return prompts[0], list(prompts[1:])
+
+
+def build(tokenizer, prompts, steps, align):
+    source, targets = split(prompts)
+    alignments = [align(tokenizer, source, target) for target in targets]
+    A, own = (torch.stack(parts) for parts in zip(*alignments))
+    return CrossEdit(A, own, *token_windows(tokenizer, targets, steps))
+
+
+def replace(tokenizer, prompts, steps=0.8):
+    """Word swap: M_hat = M for the first `steps` of the schedule (paper: "Word Swap", with tau = 1 - steps).
+
+    prompts  [source, target, ...], each target with as many words as the source
+    steps    a fraction of the schedule, a window (from, to), or {"default_": 0.8, "lion": 0.4} per target word
+    A swapped word's maps are summed and shared equally over its new tokens, one to one where the counts agree.
+    Raises ValueError for unequal word counts, an absent word, a prompt that is too long, an impossible window.
+    """
+    return build(tokenizer, prompts, steps, swap)
+
+
+def refine(tokenizer, prompts, steps=0.8):
+    """Added phrase: the words that both prompts have take the source's maps, new words keep their own.
+
+    Paper: "Adding a New Phrase". Arguments and errors as for `replace`; word counts are free.
+    """
+    return build(tokenizer, prompts, steps, extend)
+
+
+def auto(tokenizer, prompts, steps=0.8):
+    """For each target, `replace` where it has as many words as the source, else `refine`."""
+    def align(tokenizer, source, target):
+        equal = len(words(tokenizer, source)) == len(words(tokenizer, target))
+        return (swap if equal else extend)(tokenizer, source, target)
+    return build(tokenizer, prompts, steps, align)
+
+
+def reweight(tokenizer, prompts, weights, base=None, steps=1.0):
+    """Attention re-weighting: the maps of chosen words times c (paper: "Attention Re-weighting"; there c in [-2, 2]).
+
+    weights  {word or phrase of the target: c}, or a list with one such dict per target
+    base     the edit that is re-weighted; None: the source's maps, aligned as `auto` does, in the same window
+    steps    when it acts, as for `replace`; outside, the base's answer stands as it is
+    Raises ValueError for a word that its target does not have, and for weights that are not finite numbers.
+    """
+    _, targets = split(prompts)
+    if isinstance(weights, dict):
+        weights = [weights] * len(targets)
+    if len(weights) != len(targets):
+        raise ValueError(f"{len(weights)} dicts of weights for {len(targets)} targets; give one, or one per target")
+    c = torch.ones(len(targets), tokenizer.model_max_length)
+    for i, (target, of_target) in enumerate(zip(targets, weights)):
+        for word, weight in of_target.items():
+            if not isinstance(weight, (int, float)) or not math.isfinite(weight):
+                raise ValueError(f"the weight of {word!r} must be a finite number, not {weight!r}")
+            c[i, find(tokenizer, target, word)] = float(weight)
+    base = auto(tokenizer, prompts, steps) if base is None else base
+    return Reweight(base, c, *token_windows(tokenizer, targets, steps))
+
+
+def self_replace(steps=0.4, max_pixels=32 * 32):
+    """Self-attention injection: the targets use the source's self-attention maps while `steps` lasts.
+
+    Not in the paper's Algorithm 1; it is what its authors' code does with Stable Diffusion, and it keeps the layout.
+    steps       a fraction of the schedule, or a window (from, to)
+    max_pixels  only in maps of at most so many pixels; the large ones hold texture more than layout
+    """
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 0:
+        raise ValueError(f"max_pixels must be a whole number of pixels, not {max_pixels!r}")
+    return SelfReplace(*window(steps), max_pixels)

@@ -1,0 +1,268 @@
+"""The conditional UNet of Stable Diffusion, built from its checkpoint's own config.
+
+Modules carry the names of the diffusers checkpoints, so that a folder loads without a map. Every attention call is
+given its edit as an argument that travels down from `UNet.forward`.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .attention import Attention, Edits
+from .layers import Downsample, Resnet, Upsample, per_block, read_config
+
+USED = dict(
+    in_channels=4, out_channels=4, sample_size=None, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
+    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    transformer_layers_per_block=1, reverse_transformer_layers_per_block=None, attention_head_dim=8,
+    cross_attention_dim=1280, norm_num_groups=32, norm_eps=1e-5, use_linear_projection=False, upcast_attention=False)
+FIXED = dict(
+    act_fn=("silu", "swish"), mid_block_type=("UNetMidBlock2DCrossAttn",), flip_sin_to_cos=(True,), freq_shift=(0,),
+    center_input_sample=(False,), only_cross_attention=(False,), mid_block_only_cross_attention=(False,),
+    dual_cross_attention=(False,), attention_type=("default",), cross_attention_norm=(None,), downsample_padding=(1,),
+    mid_block_scale_factor=(1,), conv_in_kernel=(3,), conv_out_kernel=(3,), resnet_time_scale_shift=("default",),
+    resnet_skip_time_act=(False,), resnet_out_scale_factor=(1,), time_embedding_type=("positional",),
+    time_embedding_dim=(None,), time_embedding_act_fn=(None,), timestep_post_act=(None,), time_cond_proj_dim=(None,),
+    class_embed_type=(None,), num_class_embeds=(None,), class_embeddings_concat=(False,), addition_embed_type=(None,),
+    addition_time_embed_dim=(None,), projection_class_embeddings_input_dim=(None,), encoder_hid_dim=(None,),
+    encoder_hid_dim_type=(None,), num_attention_heads=(None,))
+IGNORED = ("dropout", "addition_embed_type_num_heads")
+
+
+def time_features(timestep, width):
+    """Sinusoids of the timestep (Vaswani et al. 2017), cosines first: (rows,) -> (rows, width), fp32."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=timestep.device) / half)
+    angles = timestep[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    def __init__(self, inputs, width):
+        super().__init__()
+        self.linear_1 = nn.Linear(inputs, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class GEGLU(nn.Module):
+    """Half of a projection gates the other half through the exact (erf) GELU."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.proj = nn.Linear(inputs, 2 * outputs)
+
+    def forward(self, x):
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.net = nn.ModuleList([GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)])
+
+    def forward(self, x):
+        return self.net[2](self.net[0](x))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward: where the paper's maps M live (`attn2`)."""
+
+    def __init__(self, channels, heads, context_width, upcast):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads, upcast=upcast)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = Attention(channels, heads, context_width, upcast=upcast)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, x, size, context, edits):
+        x = x + self.attn1(self.norm1(x), size, edit=edits.below("attn1").self, t=edits.t)
+        x = x + self.attn2(self.norm2(x), size, context, edit=edits.below("attn2").cross, t=edits.t)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer(nn.Module):
+    """Pixels as tokens through the transformer blocks, and back, around a residual."""
+
+    def __init__(self, channels, heads, layers, config):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"UNet: {channels} channels do not divide into {heads} attention heads "
+                             "(attention_head_dim in its config counts heads)")
+        linear = config["use_linear_projection"]
+        projection = nn.Linear if linear else lambda inputs, outputs: nn.Conv2d(inputs, outputs, 1)
+        self.norm = nn.GroupNorm(config["norm_num_groups"], channels, eps=1e-6)
+        self.proj_in = projection(channels, channels)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, heads, config["cross_attention_dim"], config["upcast_attention"])
+            for _ in range(layers))
+        self.proj_out = projection(channels, channels)
+
+    def forward(self, x, context, edits):
+        size = x.shape[-2:]
+        tokens = self.norm(x).flatten(2).transpose(1, 2)                # (rows, pixels, channels)
+        tokens = project(self.proj_in, tokens)
+        for i, block in enumerate(self.transformer_blocks):
+            tokens = block(tokens, size, context, edits.below(f"transformer_blocks.{i}"))
+        return x + project(self.proj_out, tokens).transpose(1, 2).unflatten(2, size)
+
+
+def project(layer, tokens):
+    """A matrix over tokens; SD 1.x stores it as a 1×1 convolution."""
+    return F.linear(tokens, layer.weight.flatten(1), layer.bias)
+
+
+class Block(nn.Module):
+    """One size of the UNet: resnets, each followed by a transformer if the block attends, then down or up."""
+
+    def __init__(self, inputs, channels, heads, layers, config, attends, resample):
+        """inputs: the channels that enter each resnet; layers: transformer layers; resample: None, "down" or "up"."""
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            Resnet(n, channels, config["norm_num_groups"], config["norm_eps"], 4 * config["block_out_channels"][0])
+            for n in inputs)
+        count = len(inputs) if attends else 0
+        self.attentions = nn.ModuleList(
+            Transformer(channels, heads, n, config) for n in per_block(layers, count, "transformer_layers_per_block"))
+        self.downsamplers = nn.ModuleList([Downsample(channels, True)] if resample == "down" else [])
+        self.upsamplers = nn.ModuleList([Upsample(channels)] if resample == "up" else [])
+
+    def layer(self, i, x, time, context, edits):
+        x = self.resnets[i](x, time)
+        if self.attentions:
+            x = self.attentions[i](x, context, edits.below(f"attentions.{i}"))
+        return x
+
+    def down(self, x, time, context, edits):
+        """Every output on the way, which the way up joins again."""
+        outputs = []
+        for i in range(len(self.resnets)):
+            x = self.layer(i, x, time, context, edits)
+            outputs.append(x)
+        for downsample in self.downsamplers:
+            outputs.append(downsample(x))
+        return outputs
+
+    def up(self, x, skips, size, time, context, edits):
+        """skips: one for each resnet, last first; size: that of the block above."""
+        for i, skip in enumerate(reversed(skips)):
+            x = self.layer(i, torch.cat([x, skip], dim=1), time, context, edits)
+        for upsample in self.upsamplers:
+            x = upsample(x, size)
+        return x
+
+
+class MidBlock(nn.Module):
+    def __init__(self, channels, heads, layers, config):
+        super().__init__()
+        resnet = (channels, channels, config["norm_num_groups"], config["norm_eps"], 4 * config["block_out_channels"][0])
+        self.attentions = nn.ModuleList([Transformer(channels, heads, layers, config)])
+        self.resnets = nn.ModuleList([Resnet(*resnet), Resnet(*resnet)])
+
+    def forward(self, x, time, context, edits):
+        x = self.attentions[0](self.resnets[0](x, time), context, edits.below("attentions.0"))
+        return self.resnets[1](x, time)
+
+
+class UNet(nn.Module):
+    """eps (or v) = UNet(z_t, timestep, P): Rombach et al. 2022, in diffusers' arrangement."""
+
+    def __init__(self, config):
+        """config: the dict of a diffusers `unet/config.json`. Raises ValueError where it asks for what is not here."""
+        super().__init__()
+        self.config = c = read_config(config, "UNet", USED, FIXED, IGNORED)
+        channels, n = c["block_out_channels"], len(c["block_out_channels"])
+        heads = per_block(c["attention_head_dim"], n, "attention_head_dim")     # the checkpoints' misnomer: a count
+        resnets = per_block(c["layers_per_block"], n, "layers_per_block")
+        layers = per_block(c["transformer_layers_per_block"], n, "transformer_layers_per_block")
+        layers_up = c["reverse_transformer_layers_per_block"] or layers[::-1]
+        down_attends = block_kinds(c["down_block_types"], "DownBlock2D", n)
+        up_attends = block_kinds(c["up_block_types"], "UpBlock2D", n)
+
+        self.conv_in = nn.Conv2d(c["in_channels"], channels[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
+
+        width, skips = channels[0], [channels[0]]          # channels now, and of every output on the way down
+        self.down_blocks = nn.ModuleList()
+        for i in range(n):
+            inputs = [width] + [channels[i]] * (resnets[i] - 1)
+            last = i == n - 1
+            self.down_blocks.append(
+                Block(inputs, channels[i], heads[i], layers[i], c, down_attends[i], None if last else "down"))
+            width = channels[i]
+            skips += [width] * (resnets[i] + (not last))
+
+        mid_layers = layers[-1] if isinstance(layers[-1], int) else layers[-1][0]
+        self.mid_block = MidBlock(width, heads[-1], mid_layers, c)
+
+        self.up_blocks = nn.ModuleList()
+        for i in range(n):
+            j, last = n - 1 - i, i == n - 1                # j: the block on the way down of the same size
+            inputs = []
+            for _ in range(resnets[j] + 1):
+                inputs.append(width + skips.pop())
+                width = channels[j]
+            self.up_blocks.append(
+                Block(inputs, channels[j], heads[j], layers_up[i], c, up_attends[i], None if last else "up"))
+
+        self.conv_norm_out = nn.GroupNorm(c["norm_num_groups"], width, eps=c["norm_eps"])
+        self.conv_out = nn.Conv2d(width, c["out_channels"], 3, padding=1)
+
+    def forward(self, z, timestep, context, cross_edit=None, self_edit=None, t=None):
+        """One prediction for every row.
+
+        z           (rows, 4, height, width)   latents; with edits, row 0 is the source and the others are targets
+        timestep    int, or (rows,)            of the training schedule, 0 to 999
+        context     (rows, keys, width)        the text, from `text.encode`
+        cross_edit, self_edit                  an Edit (see attention.py), or {module-name prefix: Edit}
+        t           float in (0, 1]            what the edits are told of the time
+        returns     (rows, 4, height, width)
+        Raises ValueError for a prefix that names no attention.
+        """
+        edits = self.checked(Edits(cross_edit, self_edit, t))
+        time = torch.as_tensor(timestep, device=z.device).expand(z.shape[0])
+        time = self.time_embedding(time_features(time, self.conv_in.out_channels).to(z.dtype))
+        x = self.conv_in(z)
+        skips = [x]
+        for i, block in enumerate(self.down_blocks):
+            skips += block.down(skips[-1], time, context, edits.below(f"down_blocks.{i}"))
+        x = self.mid_block(skips[-1], time, context, edits.below("mid_block"))
+        for i, block in enumerate(self.up_blocks):
+            n = len(block.resnets)
+            skips, taken = skips[:-n], skips[-n:]
+            size = skips[-1].shape[-2:] if skips else None
+            x = block.up(x, taken, size, time, context, edits.below(f"up_blocks.{i}"))
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+    def checked(self, edits):
+        for kind, edit in (("attn2", edits.cross), ("attn1", edits.self)):
+            names = [f"{name}." for name, _ in self.named_modules() if name.endswith(kind)] if isinstance(edit, dict) else []
+            for prefix in edit if isinstance(edit, dict) else ():
+                if prefix and not any(name.startswith(f"{prefix}.") for name in names):
+                    raise ValueError(f"no {kind} lies under {prefix!r}; names look like {names[0][:-1]!r}")
+        return edits
+
+    def map_sizes(self, height, width):
+        """The sizes (height, width) of the attention maps for latents of this size, largest first."""
+        sizes = [(height, width)]
+        for _ in self.down_blocks[1:]:
+            height, width = -(-height // 2), -(-width // 2)
+            sizes.append((height, width))
+        return [size for i, size in enumerate(sizes)
+                if self.down_blocks[i].attentions or self.up_blocks[-1 - i].attentions or i == len(sizes) - 1]
+
+
+def block_kinds(types, plain, blocks):
+    """For each block, whether it attends."""
+    kinds = {plain: False, f"CrossAttn{plain}": True}
+    for name in per_block(types, blocks, "UNet block types"):
+        if name not in kinds:
+            raise ValueError(f"UNet: its config has the block {name!r}; p2p_min implements {' and '.join(kinds)}")
+    return [kinds[name] for name in types]

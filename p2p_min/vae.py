@@ -1,0 +1,131 @@
+"""The VAE of Stable Diffusion: pictures to latents and back (Kingma & Welling 2013; Rombach et al. 2022)."""
+import torch.nn.functional as F
+from torch import nn
+
+from .attention import Attention
+from .layers import Downsample, Resnet, Upsample, per_block, read_config
+
+USED = dict(
+    in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(64,), layers_per_block=1,
+    down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",), norm_num_groups=32,
+    scaling_factor=0.18215, mid_block_add_attention=True, use_quant_conv=True, use_post_quant_conv=True,
+    force_upcast=True)
+FIXED = dict(act_fn=("silu", "swish"), shift_factor=(None,), latents_mean=(None,), latents_std=(None,))
+IGNORED = ("sample_size",)
+EPS = 1e-6
+
+
+class PixelAttention(Attention):
+    """One head over all pixels, around a residual."""
+
+    def __init__(self, channels, groups):
+        super().__init__(channels, heads=1, bias=True)
+        self.group_norm = nn.GroupNorm(groups, channels, eps=EPS)
+
+    def forward(self, x):
+        size = x.shape[-2:]
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)          # (rows, pixels, channels)
+        return x + super().forward(tokens, size).transpose(1, 2).unflatten(2, size)
+
+
+class MidBlock(nn.Module):
+    def __init__(self, channels, groups, attends):
+        super().__init__()
+        self.attentions = nn.ModuleList([PixelAttention(channels, groups)] if attends else [])
+        self.resnets = nn.ModuleList([Resnet(channels, channels, groups, EPS) for _ in range(2)])
+
+    def forward(self, x):
+        x = self.resnets[0](x)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x)
+
+
+class Block(nn.Module):
+    """Resnets, then half or twice the size."""
+
+    def __init__(self, inputs, outputs, layers, groups, resample):
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            Resnet(inputs if i == 0 else outputs, outputs, groups, EPS) for i in range(layers))
+        self.downsamplers = nn.ModuleList([Downsample(outputs, False)] if resample == "down" else [])
+        self.upsamplers = nn.ModuleList([Upsample(outputs)] if resample == "up" else [])
+
+    def forward(self, x):
+        for module in (*self.resnets, *self.downsamplers, *self.upsamplers):
+            x = module(x)
+        return x
+
+
+class Coder(nn.Module):
+    """What encoder and decoder have in common: a stack of blocks, a middle, and a normed way out."""
+
+    def __init__(self, config, inputs, outputs, widths, layers, resample):
+        super().__init__()
+        groups = config["norm_num_groups"]
+        entry, middle = widths[0], widths[-1] if resample == "down" else widths[0]
+        self.conv_in = nn.Conv2d(inputs, entry, 3, padding=1)
+        pairs = list(zip([entry, *widths[:-1]], widths))
+        blocks = nn.ModuleList(
+            Block(a, b, layers, groups, resample if i < len(pairs) - 1 else None) for i, (a, b) in enumerate(pairs))
+        setattr(self, f"{resample}_blocks", blocks)
+        self.mid_block = MidBlock(middle, groups, config["mid_block_add_attention"])
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
+
+    def exit(self, x):
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class Encoder(Coder):
+    def __init__(self, config):
+        super().__init__(config, config["in_channels"], 2 * config["latent_channels"], config["block_out_channels"],
+                         config["layers_per_block"], "down")
+
+    def forward(self, x):
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        return self.exit(self.mid_block(x))
+
+
+class Decoder(Coder):
+    def __init__(self, config):
+        super().__init__(config, config["latent_channels"], config["out_channels"], config["block_out_channels"][::-1],
+                         config["layers_per_block"] + 1, "up")
+
+    def forward(self, x):
+        x = self.mid_block(self.conv_in(x))
+        for block in self.up_blocks:
+            x = block(x)
+        return self.exit(x)
+
+
+class VAE(nn.Module):
+    """Pictures (rows, 3, H, W) in [-1, 1] to latents (rows, 4, H/f, W/f) and back; f is `factor`, 8 in SD."""
+
+    def __init__(self, config):
+        """config: the dict of a diffusers `vae/config.json`. Raises ValueError where it asks for what is not here."""
+        super().__init__()
+        self.config = c = read_config(config, "VAE", USED, FIXED, IGNORED)
+        for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+            for name in per_block(c[key], len(c["block_out_channels"]), f"VAE {key}"):
+                if name != kind:
+                    raise ValueError(f"VAE: its config has the block {name!r}; p2p_min implements {kind} only")
+        latent = c["latent_channels"]
+        self.factor = 2 ** (len(c["block_out_channels"]) - 1)
+        self.encoder = Encoder(c)
+        self.decoder = Decoder(c)
+        self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if c["use_quant_conv"] else nn.Identity()
+        self.post_quant_conv = nn.Conv2d(latent, latent, 1) if c["use_post_quant_conv"] else nn.Identity()
+
+    def moments(self, pictures):
+        """Mean and log-variance of the latents, each (rows, 4, H/f, W/f), unscaled."""
+        return self.quant_conv(self.encoder(pictures)).chunk(2, dim=1)
+
+    def encode(self, pictures):
+        """The mean latents, scaled as the UNet wants them."""
+        return self.moments(pictures)[0] * self.config["scaling_factor"]
+
+    def decode(self, z):
+        return self.decoder(self.post_quant_conv(z / self.config["scaling_factor"]))

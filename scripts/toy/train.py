@@ -1,0 +1,489 @@
+"""Train the small Stable Diffusion of `weights/toy` on the drawn world, from nothing: VAE, text encoder, UNet.
+
+    python   scripts/toy/train.py data   --work DIR        render the pictures, train the tokenizer
+    torchrun --nproc-per-node 2 scripts/toy/train.py vae   --work DIR
+    torchrun --nproc-per-node 2 scripts/toy/train.py unet  --work DIR
+    python   scripts/toy/train.py export --work DIR        write weights/toy, fp16, in the diffusers layout
+
+`vae` and `unet` write a checkpoint and a sheet of pictures into DIR every few minutes and go on from there when they
+are started again. One process or several (gradients are averaged), on the CPU or on GPUs (`--device cuda`). On a CPU
+set OMP_NUM_THREADS=1 and start one process a core: that is faster than one process with two threads.
+
+RECIPE
+"""
+import argparse
+import json
+import math
+import os
+import time
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+import world
+from p2p_min.ddim import Schedule, step, timesteps
+from p2p_min.unet import UNet
+from p2p_min.vae import VAE
+
+SIZE, FACTOR, LENGTH = 64, 4, 77
+WORDS = 24                                     # captions are shorter; behind them stand the empty prompt's states
+ROLES = ("object 0", "object 1", "place")
+GROUPS = ("simple", "styled", "two")           # one object without a style; with one; two objects
+SCALING = 0.18215
+VAE_CONFIG = dict(
+    _class_name="AutoencoderKL", in_channels=3, out_channels=3, latent_channels=4, block_out_channels=[32, 64, 96],
+    layers_per_block=1, down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
+    norm_num_groups=16, act_fn="silu", sample_size=SIZE, scaling_factor=SCALING, mid_block_add_attention=False,
+    force_upcast=False)
+UNET_CONFIG = dict(
+    _class_name="UNet2DConditionModel", sample_size=SIZE // FACTOR, in_channels=4, out_channels=4,
+    block_out_channels=[64, 128, 192], layers_per_block=1, norm_num_groups=32, cross_attention_dim=192,
+    attention_head_dim=4, transformer_layers_per_block=1, use_linear_projection=False,
+    down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"])
+SCHEDULER_CONFIG = dict(
+    _class_name="DDIMScheduler", num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012,
+    beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False, clip_sample=False,
+    prediction_type="epsilon", timestep_spacing="leading")
+PROMPTS = [
+    "a big red bicycle", "a big red car", "a castle next to a river",
+    "children drawing of a castle next to a river", "a fluffy red ball", "a blue house in the snow",
+    "a green boat on the beach", "an orange cat on the grass", "a black dog at sunset", "a pink cake",
+    "watercolor of a yellow flower", "pencil sketch of a butterfly", "a purple butterfly at night",
+    "a blossom tree on the grass", "a red car and a blue house", "a white castle at sunset"]
+
+
+# ---- data ----------------------------------------------------------------------------------------------------------
+
+def render(seed):
+    scene = world.sample(seed)
+    image, masks = world.render(scene, SIZE)
+    cells = SIZE // FACTOR
+    small = [masks.get(role, np.zeros((SIZE, SIZE))).reshape(cells, FACTOR, cells, FACTOR).mean((1, 3)) for role in ROLES]
+    group = 2 if len(scene.things) == 2 else 1 if scene.style in world.STYLES else 0
+    return np.asarray(image), np.uint8(255 * np.stack(small)), world.words(scene), group
+
+
+def make_data(work, count):
+    """Pictures, masks at the latents' size, captions as (words, role) pairs; and the tokenizer that they need."""
+    pictures = np.lib.format.open_memmap(work / "pictures.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
+    masks = np.lib.format.open_memmap(work / "masks.npy", "w+", np.uint8, (count, len(ROLES), SIZE // FACTOR, SIZE // FACTOR))
+    captions, groups = [], []
+    with Pool() as pool:
+        for i, (picture, mask, words, group) in enumerate(pool.imap(render, range(count), chunksize=64)):
+            pictures[i], masks[i] = picture, mask
+            captions.append(words)
+            groups.append(group)
+    (work / "captions.json").write_text(json.dumps(dict(captions=captions, groups=groups)))
+    train_tokenizer([" ".join(text for text, _ in words) for words in captions]).save_pretrained(work / "tokenizer")
+
+
+def train_tokenizer(captions, split=("bicycle", "butterfly", "watercolor")):
+    """CLIP's BPE on these captions. The words in `split` stay in two tokens, so that alignment has something to do."""
+    trained = CLIPTokenizer().train_new_from_iterator(captions, vocab_size=2000)
+    bpe = json.loads(trained.backend_tokenizer.to_str())["model"]
+    whole = {f"{word}</w>" for word in split}
+    merges = [tuple(pair) for pair in bpe["merges"] if "".join(pair) not in whole]
+    special = ("<|startoftext|>", "<|endoftext|>")
+    tokens = [token for token in bpe["vocab"] if token not in whole and token not in special]
+    vocab = {token: i for i, token in enumerate([*tokens, *special])}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+
+
+def encode_captions(tokenizer, captions):
+    """ids (N, WORDS); roles (N, WORDS): which mask a token's map should lie in, -1 for none."""
+    ids = np.full((len(captions), WORDS), tokenizer.pad_token_id)
+    roles = np.full((len(captions), WORDS), -1)
+    for n, words in enumerate(captions):
+        row, row_roles = [tokenizer.bos_token_id], [-1]
+        for text, role in words:
+            for word in text.split():
+                tokens = tokenizer(word, add_special_tokens=False).input_ids
+                row += tokens
+                named = role in ROLES and word not in ("a", "an")
+                row_roles += [ROLES.index(role) if named else -1] * len(tokens)
+        row.append(tokenizer.eos_token_id)
+        ids[n, :len(row)], roles[n, :len(row_roles)] = row, row_roles
+    return torch.tensor(ids), torch.tensor(roles)
+
+
+# ---- the loop that both stages share -------------------------------------------------------------------------------
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024), for weights of two or more dimensions taken as matrices."""
+
+    def __init__(self, parameters, lr, momentum=0.95, decay=0.01):
+        super().__init__(parameters, dict(lr=lr, momentum=momentum, decay=decay))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"]).flatten(1)
+                scale = 0.2 * max(update.shape) ** 0.5
+                p.mul_(1 - group["lr"] * group["decay"])
+                p.add_(orthogonal(update).view_as(p).to(p.dtype), alpha=-group["lr"] * scale)
+
+
+def orthogonal(matrix, steps=5):
+    """The nearest orthogonal matrix, nearly: a quintic Newton-Schulz iteration in bf16."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.bfloat16()
+    x = x.T if matrix.shape[0] > matrix.shape[1] else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+def average_gradients(parameters):
+    if dist.is_initialized():
+        flat = torch.cat([p.grad.flatten() for p in parameters])
+        dist.all_reduce(flat)
+        for p, g in zip(parameters, flat.split([p.numel() for p in parameters])):
+            p.grad.copy_(g.view_as(p) / dist.get_world_size())
+
+
+def fit(name, model, optimizers, loss_of, sheet, args, total, batch, ema_decay):
+    """Train until `total` samples are seen, the rate flat for 60 % of them and then falling to zero.
+
+    loss_of(model, indices' generator, batch, progress) -> (loss, {name: number}); sheet(averaged model, path) draws.
+    """
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    path = args.work / f"{name}.pt"
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rates = [[group["lr"] for group in o.param_groups] for o in optimizers]
+    average = {k: v.detach().clone().float() for k, v in model.state_dict().items()}
+    seen, steps = 0, 0
+    if path.exists():
+        saved = torch.load(path, map_location=args.device)
+        model.load_state_dict(saved["model"])
+        for o, state in zip(optimizers, saved["optimizers"]):
+            o.load_state_dict(state)
+        average, seen, steps = saved["average"], saved["seen"], saved["steps"]
+    generator = torch.Generator().manual_seed(1_000_003 * rank + seen)
+    started, counted, last_save, logged = time.time(), seen, time.time(), {}
+    while seen < total:
+        progress = seen / total
+        for o, base in zip(optimizers, rates):
+            for group, lr in zip(o.param_groups, base):
+                group["lr"] = lr * min(1, (steps + 1) / 50, (1 - progress) / 0.4)
+        with torch.autocast(args.device, torch.bfloat16):
+            loss, numbers = loss_of(model, generator, batch, progress)
+        loss.backward()
+        average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for o in optimizers:
+            o.step()
+            o.zero_grad()
+        steps += 1
+        seen += batch * world_size
+        decay = min(ema_decay, (1 + steps) / (10 + steps))
+        for k, v in model.state_dict().items():
+            average[k].lerp_(v.float(), 1 - decay)
+        for k, v in numbers.items():
+            logged[k] = logged.get(k, v) * 0.98 + v * 0.02
+        if rank == 0 and steps % 50 == 0:
+            speed = (seen - counted) / (time.time() - started)
+            print(f"{name} {seen:>8} samples  {speed:6.1f}/s  {time.strftime('%H:%M:%S')}  "
+                  + "  ".join(f"{k} {v:.4f}" for k, v in logged.items()), flush=True)
+        if rank == 0 and (time.time() - last_save > args.every or seen >= total):
+            state = dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers], average=average,
+                         seen=seen, steps=steps)
+            torch.save(state, path.with_suffix(".new"))
+            path.with_suffix(".new").replace(path)
+            sheet(average, args.work / f"{name}_{seen:08d}.png")
+            last_save = time.time()
+
+
+def grid(pictures, path, columns):
+    """uint8 (N, H, W, 3) as one picture, twice enlarged."""
+    rows = [np.concatenate(list(pictures[i:i + columns]), 1) for i in range(0, len(pictures), columns)]
+    image = Image.fromarray(np.concatenate(rows))
+    image.resize((2 * image.width, 2 * image.height), Image.NEAREST).save(path)
+
+
+def to_pixels(x):
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+# ---- VAE -----------------------------------------------------------------------------------------------------------
+
+def train_vae(args):
+    pictures = np.load(args.work / "pictures.npy", mmap_mode="r")
+    held = load_pictures(pictures, range(32), args.device)
+    vae = VAE(VAE_CONFIG).to(args.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+
+    def loss_of(vae, generator, batch, progress):
+        x = load_pictures(pictures, torch.randint(32, len(pictures), (batch,), generator=generator), args.device)
+        x = x.flip(3) if torch.rand((), generator=generator) < 0.5 else x
+        mean, logvar = (y.float() for y in vae.moments(x))
+        logvar = logvar.clamp(-20, 10)
+        z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator).to(mean.device)
+        y = vae.decoder(vae.post_quant_conv(z)).float()
+        difference = y - x
+        edges = sum((a.diff(dim=d) - b.diff(dim=d)).abs().mean() for a, b in [(y, x)] for d in (2, 3))
+        chroma = (difference[:, :2] - difference[:, 1:]).abs().mean()
+        kl = 0.5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()
+        # Early on three latent channels are pulled towards luma and chroma: without that, colours come very late.
+        pooled = F.avg_pool2d(x, FACTOR)
+        r, g, b = pooled.unbind(1)
+        pull = F.mse_loss(mean[:, :3], torch.stack([0.7 * (r + g + b), 1.5 * (r - b), 1.5 * (g - (r + b) / 2)], 1))
+        loss = (difference.abs().mean() + 2 * (difference ** 2).mean() + 0.5 * edges + chroma + 2e-4 * kl
+                + max(0.01, 0.3 * (1 - 4 * progress)) * pull)
+        psnr = 10 * math.log10(4 / (difference.detach() ** 2).mean().item())
+        return loss, dict(loss=loss.item(), psnr=psnr, kl=kl.item())
+
+    @torch.no_grad()
+    def sheet(average, path):
+        vae = VAE(VAE_CONFIG).to(args.device)
+        vae.load_state_dict(average)
+        y = vae.decode(vae.encode(held))
+        print(f"held-out PSNR {10 * math.log10(4 / F.mse_loss(y.clamp(-1, 1), held).item()):.2f} dB", flush=True)
+        grid(np.concatenate([np.concatenate([a, b]) for a, b in
+                             zip(to_pixels(held).reshape(4, 8, SIZE, SIZE, 3), to_pixels(y).reshape(4, 8, SIZE, SIZE, 3))]),
+             path, 8)
+
+    fit("vae", vae, [optimizer], loss_of, sheet, args, args.samples or 100_000, args.batch or 16, 0.999)
+
+
+def load_pictures(pictures, indices, device):
+    x = torch.from_numpy(pictures[np.sort(np.asarray(indices))]).to(device)
+    return (x.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def finished_vae(args):
+    """The averaged VAE, its latents' mean and deviation folded into the 1×1 convolutions: SD's own scaling then fits."""
+    vae = VAE(VAE_CONFIG).to(args.device).eval()
+    vae.load_state_dict(torch.load(args.work / "vae.pt", map_location=args.device)["average"])
+    pictures = np.load(args.work / "pictures.npy", mmap_mode="r")
+    means = torch.cat([vae.moments(load_pictures(pictures, range(i, i + 64), args.device))[0] for i in range(0, 2048, 64)])
+    shift, spread = means.mean((0, 2, 3)), means.std((0, 2, 3)) * SCALING      # then std(mean latents) · SCALING = 1
+    n = len(shift)
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    quant.weight[:n] /= spread[:, None, None, None]
+    quant.bias[:n] = (quant.bias[:n] - shift) / spread
+    quant.bias[n:] -= 2 * spread.log()
+    post.bias += post.weight[:, :, 0, 0] @ shift
+    post.weight *= spread[None, :, None, None]
+    return vae
+
+
+@torch.no_grad()
+def encode_latents(args):
+    """Scaled mean latents of every picture and of its mirror image: (2, N, 4, 16, 16), fp16, kept in a file."""
+    path = args.work / "latents.npy"
+    if not path.exists():
+        vae, pictures = finished_vae(args), np.load(args.work / "pictures.npy", mmap_mode="r")
+        latents = np.empty((2, len(pictures), 4, SIZE // FACTOR, SIZE // FACTOR), np.float16)
+        for i in range(0, len(pictures), 128):
+            x = load_pictures(pictures, range(i, min(i + 128, len(pictures))), args.device)
+            with torch.autocast(args.device, torch.bfloat16):
+                latents[0, i:i + 128] = vae.encode(x).float().cpu()
+                latents[1, i:i + 128] = vae.encode(x.flip(3)).float().cpu()
+        np.save(path.with_name("latents.new.npy"), latents)
+        path.with_name("latents.new.npy").replace(path)
+    return torch.from_numpy(np.load(path))
+
+
+# ---- text encoder and UNet -----------------------------------------------------------------------------------------
+
+class Painter(nn.Module):
+    """The two networks that are trained together."""
+
+    def __init__(self, tokenizer):
+        super().__init__()
+        self.text = CLIPTextModel(CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=192, intermediate_size=768, num_hidden_layers=3,
+            num_attention_heads=4, max_position_embeddings=LENGTH, hidden_act="quick_gelu",
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+        embeddings = getattr(self.text, "text_model", self.text).embeddings
+        nn.init.normal_(embeddings.token_embedding.weight, std=0.5)
+        nn.init.normal_(embeddings.position_embedding.weight, std=0.1)
+        self.unet = UNet(UNET_CONFIG)
+        for module in self.unet.modules():             # residual branches start silent
+            for name in ("conv2", "proj_out"):
+                if hasattr(module, name):
+                    nn.init.zeros_(getattr(module, name).weight)
+        nn.init.zeros_(self.unet.conv_out.weight)
+
+    def context(self, ids, empty_ids):
+        """Text states (rows, LENGTH, width), every state behind the words replaced by the empty prompt's.
+
+        The words then have to carry the meaning. Attention is causal, so WORDS positions give the words' states
+        exactly. The second value is how far the replaced states were from the empty prompt's: as a loss it keeps
+        them alike, so that nothing changes when the model is later used without the replacement.
+        """
+        empty = self.text(empty_ids).last_hidden_state                          # (1, LENGTH, width)
+        states = self.text(ids).last_hidden_state                               # (rows, WORDS, width)
+        behind = (ids == empty_ids[0, 1])[..., None]
+        apart = ((states - empty[:, :WORDS]) ** 2 * behind).sum() / behind.sum() / states.shape[-1]
+        states = torch.where(behind, empty[:, :WORDS], states)
+        return torch.cat([states, empty[:, WORDS:].expand(len(ids), -1, -1)], dim=1), apart
+
+
+def map_loss(maps, roles, masks):
+    """-log of the share of a named token's map that lies in its mask, over all tokens that have one.
+
+    maps: for each layer (rows, heads, h, w, WORDS); roles (rows, WORDS); masks (rows, roles, 16, 16).
+    """
+    losses = []
+    named = (roles >= 0)
+    for layer in maps:
+        share = layer.float().mean(1).flatten(1, 2)                                  # (rows, pixels, WORDS)
+        small = F.adaptive_avg_pool2d(masks, layer.shape[2:4]).flatten(2)            # (rows, roles, pixels)
+        own = small.gather(1, roles.clamp(min=0)[..., None].expand(-1, -1, small.shape[-1]))   # (rows, WORDS, pixels)
+        inside = (share.transpose(1, 2) * own).sum(-1) / share.sum(1)
+        visible = named & (own.sum(-1) > 0)
+        losses.append(-(inside[visible] + 1e-4).log().mean())
+    return sum(losses) / len(losses)
+
+
+def train_unet(args):
+    tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")
+    saved = json.loads((args.work / "captions.json").read_text())
+    ids, roles = encode_captions(tokenizer, saved["captions"])
+    groups = torch.tensor(saved["groups"])
+    members = [torch.nonzero(groups == g)[:, 0] for g in range(len(GROUPS))]
+    if dist.is_initialized() and dist.get_rank() > 0:
+        dist.barrier()                                 # the first process encodes the pictures
+    latents = encode_latents(args)
+    if dist.is_initialized() and dist.get_rank() == 0:
+        dist.barrier()
+    masks = np.load(args.work / "masks.npy")
+    empty_ids = torch.full((1, LENGTH), tokenizer.pad_token_id, device=args.device)
+    empty_ids[0, 0] = tokenizer.bos_token_id
+    schedule = Schedule.from_config(SCHEDULER_CONFIG)
+    alphas = schedule.alphas_cumprod.to(args.device)
+
+    painter = Painter(tokenizer).to(args.device)
+    painter.unet.to(memory_format=torch.channels_last)
+    matrices = [p for n, p in painter.unet.named_parameters()
+                if p.ndim > 1 and not n.startswith(("conv_in", "conv_out", "time_embedding"))]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in painter.parameters() if id(p) not in chosen]
+    optimizers = [Muon(matrices, lr=0.004), torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)]
+
+    def pick(generator, batch, progress):
+        """Simple scenes first; styles and second objects come in between 20 % and 50 % of the run."""
+        late = min(1, max(0, (progress - 0.2) / 0.3))
+        weights = torch.tensor([0.85 - 0.35 * late, 0.15 + 0.2 * late, 0.15 * late])
+        which = torch.multinomial(weights, batch, replacement=True, generator=generator)
+        return torch.stack([members[g][torch.randint(len(members[g]), (), generator=generator)] for g in which.tolist()])
+
+    def loss_of(painter, generator, batch, progress):
+        index = pick(generator, batch, progress)
+        mirror = torch.rand(batch, generator=generator) < 0.5
+        z = latents[mirror.long(), index].float().to(args.device)
+        mask = torch.from_numpy(masks[index.numpy()]).float().div(255)
+        mask = torch.where(mirror[:, None, None, None], mask.flip(3), mask).to(args.device)
+        words, role = ids[index].clone(), roles[index].clone()
+        dropped = torch.rand(batch, generator=generator) < 0.1
+        words[dropped] = empty_ids[:, :WORDS].cpu()
+        role[dropped] = -1
+        noise = torch.randn(z.shape, generator=generator).to(args.device)
+        time_ = torch.randint(0, len(alphas), (batch,), generator=generator).to(args.device)
+        a = alphas[time_][:, None, None, None]
+        context, apart = painter.context(words.to(args.device), empty_ids)
+        maps = []
+
+        def look(M, M_star, t):                        # an Edit that watches: the maps of all rows
+            maps.append(torch.cat([M[None], M_star])[..., :WORDS])
+            return M_star
+
+        z_t = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        eps = painter.unet(z_t, time_, context, cross_edit=look, self_edit=lambda M, M_star, t: M_star, t=1.0).float()
+        weight = (a / (1 - a)).flatten()
+        weight = weight.clamp(max=5) / weight          # min-SNR (Hang et al. 2023)
+        mse = (((eps - noise) ** 2).mean((1, 2, 3)) * weight).mean()
+        inside = map_loss([m for m in maps if m.shape[2] > SIZE // FACTOR // 4], role.to(args.device), mask)
+        loss = mse + 0.02 * inside + 0.1 * apart
+        return loss, dict(mse=mse.item(), maps=inside.item(), apart=apart.item())
+
+    @torch.no_grad()
+    def sheet(average, path):
+        painter = Painter(tokenizer).to(args.device).eval()
+        painter.load_state_dict(average)
+        vae = finished_vae(args)
+        context = painter.text(tokenizer(PROMPTS + [""] * len(PROMPTS), padding="max_length", max_length=LENGTH,
+                                         return_tensors="pt").input_ids.to(args.device)).last_hidden_state
+        z = torch.randn(len(PROMPTS), 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(args.device)
+        with torch.autocast(args.device, torch.bfloat16):
+            times = timesteps(schedule, 30)
+            for i in range(30):
+                eps, eps_u = painter.unet(torch.cat([z, z]), times[i], context).float().chunk(2)
+                z = step(schedule, z, eps_u + 4 * (eps - eps_u), times, i)
+            grid(to_pixels(vae.decode(z)), path, 4)
+
+    fit("unet", painter, optimizers, loss_of, sheet, args, args.samples or 250_000, args.batch or 32, 0.998)
+
+
+# ---- export --------------------------------------------------------------------------------------------------------
+
+def export(args):
+    """The averaged weights as a diffusers folder: fp16 safetensors, json."""
+    tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")
+    painter = Painter(tokenizer)
+    painter.load_state_dict(torch.load(args.work / "unet.pt", map_location="cpu")["average"])
+    vae = finished_vae(args)
+    out = args.out
+    for folder, config, module in (("unet", UNET_CONFIG, painter.unet), ("vae", VAE_CONFIG, vae)):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        (out / folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        save_file({k: v.half().contiguous() for k, v in module.state_dict().items()},
+                  out / folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    painter.text.half().save_pretrained(out / "text_encoder")
+    tokenizer.save_pretrained(out / "tokenizer")
+    bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (out / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+    (out / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{' '.join(pair)}\n" for pair in bpe["merges"]))
+    (out / "scheduler").mkdir(exist_ok=True)
+    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER_CONFIG, indent=2) + "\n")
+    (out / "model_index.json").write_text(json.dumps({
+        "_class_name": "StableDiffusionPipeline", "requires_safety_checker": False,
+        "feature_extractor": [None, None], "safety_checker": [None, None], "image_encoder": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"]}, indent=2) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("stage", choices=["data", "vae", "unet", "export"])
+    parser.add_argument("--work", type=Path, required=True, help="folder for data, checkpoints and sheets")
+    parser.add_argument("--out", type=Path, default=Path("weights/toy"), help="export: where the model goes")
+    parser.add_argument("--samples", type=int, help="data: pictures (40000); vae, unet: samples to see in all")
+    parser.add_argument("--batch", type=int, help="samples a step and process")
+    parser.add_argument("--every", type=float, default=300, help="seconds between checkpoints")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+        if args.device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.manual_seed(0)
+    if args.stage == "data":
+        make_data(args.work, args.samples or 40_000)
+    else:
+        dict(vae=train_vae, unet=train_unet, export=export)[args.stage](args)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -30,8 +30,13 @@ A window may be given instead of a fraction (--cross-steps 0.2,0.7) and per word
 """
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message):                              # argparse would print the usage, and exit by itself
+        raise ValueError(f"{message} (--help tells more)")
+
+
 def arguments():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="p2p-min", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
         description="Prompt-to-Prompt: edit a painted picture by editing its prompt (Hertz et al. 2022).\n"
                     "Paints SOURCE, then every TARGET with the attention maps of SOURCE, and writes one picture of all.")
@@ -137,7 +142,7 @@ def run(args, command):
     print(f"{model.path} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
     result = p2p.prompt_to_prompt(
         model, prompts, edit, p2p.self_replace(own), blend=blend, negative=args.negative, steps=args.steps,
-        guidance=args.guidance, seed=args.seed, height=args.height, width=args.width, progress=True)
+        guidance=args.guidance, seed=args.seed, height=args.height, width=args.width, progress=sys.stderr.isatty())
 
     info = PngInfo()
     info.add_text("parameters", json.dumps({**vars(args), "out": str(args.out), "prompts": prompts,

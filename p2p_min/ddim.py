@@ -3,6 +3,7 @@
 Everything here is a pure function of tensors. The seed of the paper's DM(z_t, P, t, s) is spent on z_T: the steps are
 deterministic.
 """
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -59,6 +60,9 @@ def timesteps(schedule, steps):
         raise ValueError(f"steps must be a whole number from 1 to {train}, not {steps!r}")
     if schedule.spacing == "leading":
         ratio = train // steps
+        if steps * ratio < 0.95 * train:
+            warnings.warn(f"{steps} steps do not divide the schedule of {train} evenly: the first {train - steps * ratio} "
+                          f"timesteps, the noisiest, are left out. Best take a divisor of {train}", stacklevel=2)
         offset = min(schedule.offset, train - 1 - (steps - 1) * ratio)      # never a time that does not exist
         return [i * ratio + offset for i in reversed(range(steps))]
     if schedule.spacing == "trailing":

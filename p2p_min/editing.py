@@ -1,4 +1,5 @@
 """Prompt-to-Prompt: Algorithm 1 of Hertz et al. 2022."""
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     """
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
+    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+        raise ValueError(f"guidance must be a finite number, not {guidance!r}")
     times = timesteps(model.schedule, steps)
     z = noise(model, len(prompts), seed, height, width, latents)
     context = encode(model.tokenizer, model.text_encoder, list(prompts)).to(model.dtype)

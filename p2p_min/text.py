@@ -7,11 +7,10 @@ from .align import spans
 
 def text_encoder(config):
     """transformers' CLIPTextModel from the dict of a `text_encoder/config.json`."""
-    known = CLIPTextConfig().to_dict()
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if key not in config:
             raise ValueError(f"text encoder: its config has no {key}; the keys it has are {', '.join(config)}")
-    return CLIPTextModel(CLIPTextConfig(**{k: v for k, v in config.items() if k in known}))
+    return CLIPTextModel(CLIPTextConfig.from_dict(config))
 
 
 def encode(tokenizer, encoder, prompts):

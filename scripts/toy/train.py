@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import os
-import time
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import world
+from loop import Muon, barrier, fit
 from p2p_min.ddim import Schedule, step, timesteps
 from p2p_min.unet import UNet
 from p2p_min.vae import VAE
@@ -115,99 +115,6 @@ def encode_captions(tokenizer, captions):
     return torch.tensor(ids), torch.tensor(roles)
 
 
-# ---- the loop that both stages share -------------------------------------------------------------------------------
-
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024), for weights of two or more dimensions taken as matrices."""
-
-    def __init__(self, parameters, lr, momentum=0.95, decay=0.01):
-        super().__init__(parameters, dict(lr=lr, momentum=momentum, decay=decay))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(buffer, group["momentum"]).flatten(1)
-                scale = 0.2 * max(update.shape) ** 0.5
-                p.mul_(1 - group["lr"] * group["decay"])
-                p.add_(orthogonal(update).view_as(p).to(p.dtype), alpha=-group["lr"] * scale)
-
-
-def orthogonal(matrix, steps=5):
-    """The nearest orthogonal matrix, nearly: a quintic Newton-Schulz iteration in bf16."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
-    x = x.T if matrix.shape[0] > matrix.shape[1] else x
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
-
-
-def average_gradients(parameters):
-    if dist.is_initialized():
-        flat = torch.cat([p.grad.flatten() for p in parameters])
-        dist.all_reduce(flat)
-        for p, g in zip(parameters, flat.split([p.numel() for p in parameters])):
-            p.grad.copy_(g.view_as(p) / dist.get_world_size())
-
-
-def fit(name, model, optimizers, loss_of, sheet, args, total, batch, ema_decay):
-    """Train until `total` samples are seen, the rate flat for 60 % of them and then falling to zero.
-
-    loss_of(model, indices' generator, batch, progress) -> (loss, {name: number}); sheet(averaged model, path) draws.
-    """
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    world_size = dist.get_world_size() if dist.is_initialized() else 1
-    path = args.work / f"{name}.pt"
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    rates = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    average = {k: v.detach().clone().float() for k, v in model.state_dict().items()}
-    seen, steps = 0, 0
-    if path.exists():
-        saved = torch.load(path, map_location=args.device)
-        model.load_state_dict(saved["model"])
-        for o, state in zip(optimizers, saved["optimizers"]):
-            o.load_state_dict(state)
-        average, seen, steps = saved["average"], saved["seen"], saved["steps"]
-    generator = torch.Generator().manual_seed(1_000_003 * rank + seen)
-    started, counted, last_save, logged = time.time(), seen, time.time(), {}
-    while seen < total:
-        progress = seen / total
-        for o, base in zip(optimizers, rates):
-            for group, lr in zip(o.param_groups, base):
-                group["lr"] = lr * min(1, (steps + 1) / 50, (1 - progress) / 0.4)
-        with torch.autocast(args.device, torch.bfloat16):
-            loss, numbers = loss_of(model, generator, batch, progress)
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        for o in optimizers:
-            o.step()
-            o.zero_grad()
-        steps += 1
-        seen += batch * world_size
-        decay = min(ema_decay, (1 + steps) / (10 + steps))
-        for k, v in model.state_dict().items():
-            average[k].lerp_(v.float(), 1 - decay)
-        for k, v in numbers.items():
-            logged[k] = logged.get(k, v) * 0.98 + v * 0.02
-        if rank == 0 and steps % 50 == 0:
-            speed = (seen - counted) / (time.time() - started)
-            print(f"{name} {seen:>8} samples  {speed:6.1f}/s  {time.strftime('%H:%M:%S')}  "
-                  + "  ".join(f"{k} {v:.4f}" for k, v in logged.items()), flush=True)
-        if rank == 0 and (time.time() - last_save > args.every or seen >= total):
-            state = dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers], average=average,
-                         seen=seen, steps=steps)
-            torch.save(state, path.with_suffix(".new"))
-            path.with_suffix(".new").replace(path)
-            sheet(average, args.work / f"{name}_{seen:08d}.png")
-            last_save = time.time()
-
-
 def grid(pictures, path, columns):
     """uint8 (N, H, W, 3) as one picture, twice enlarged."""
     rows = [np.concatenate(list(pictures[i:i + columns]), 1) for i in range(0, len(pictures), columns)]
@@ -285,18 +192,24 @@ def finished_vae(args):
 
 @torch.no_grad()
 def encode_latents(args):
-    """Scaled mean latents of every picture and of its mirror image: (2, N, 4, 16, 16), fp16, kept in a file."""
-    path = args.work / "latents.npy"
+    """Scaled mean latents of every picture, (N, 4, 16, 16) in fp16, kept in a file; the processes share the work."""
+    path, part = args.work / "latents.npy", args.work / "latents.part.npy"
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if not path.exists():
         vae, pictures = finished_vae(args), np.load(args.work / "pictures.npy", mmap_mode="r")
-        latents = np.empty((2, len(pictures), 4, SIZE // FACTOR, SIZE // FACTOR), np.float16)
-        for i in range(0, len(pictures), 128):
+        if rank == 0:
+            np.lib.format.open_memmap(part, "w+", np.float16, (len(pictures), 4, SIZE // FACTOR, SIZE // FACTOR))
+        barrier()
+        latents = np.load(part, mmap_mode="r+")
+        for i in range(128 * rank, len(pictures), 128 * processes):
             x = load_pictures(pictures, range(i, min(i + 128, len(pictures))), args.device)
             with torch.autocast(args.device, torch.bfloat16):
-                latents[0, i:i + 128] = vae.encode(x).float().cpu()
-                latents[1, i:i + 128] = vae.encode(x.flip(3)).float().cpu()
-        np.save(path.with_name("latents.new.npy"), latents)
-        path.with_name("latents.new.npy").replace(path)
+                latents[i:i + 128] = vae.encode(x).float().cpu()
+        latents.flush()
+        barrier()
+        if rank == 0:
+            part.replace(path)
+    barrier()
     return torch.from_numpy(np.load(path))
 
 
@@ -359,11 +272,7 @@ def train_unet(args):
     ids, roles = encode_captions(tokenizer, saved["captions"])
     groups = torch.tensor(saved["groups"])
     members = [torch.nonzero(groups == g)[:, 0] for g in range(len(GROUPS))]
-    if dist.is_initialized() and dist.get_rank() > 0:
-        dist.barrier()                                 # the first process encodes the pictures
     latents = encode_latents(args)
-    if dist.is_initialized() and dist.get_rank() == 0:
-        dist.barrier()
     masks = np.load(args.work / "masks.npy")
     empty_ids = torch.full((1, LENGTH), tokenizer.pad_token_id, device=args.device)
     empty_ids[0, 0] = tokenizer.bos_token_id
@@ -387,10 +296,8 @@ def train_unet(args):
 
     def loss_of(painter, generator, batch, progress):
         index = pick(generator, batch, progress)
-        mirror = torch.rand(batch, generator=generator) < 0.5
-        z = latents[mirror.long(), index].float().to(args.device)
-        mask = torch.from_numpy(masks[index.numpy()]).float().div(255)
-        mask = torch.where(mirror[:, None, None, None], mask.flip(3), mask).to(args.device)
+        z = latents[index].float().to(args.device)
+        mask = torch.from_numpy(masks[index.numpy()]).to(args.device).float() / 255
         words, role = ids[index].clone(), roles[index].clone()
         dropped = torch.rand(batch, generator=generator) < 0.1
         words[dropped] = empty_ids[:, :WORDS].cpu()
@@ -406,7 +313,7 @@ def train_unet(args):
             return M_star
 
         z_t = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-        eps = painter.unet(z_t, time_, context, cross_edit=look, self_edit=lambda M, M_star, t: M_star, t=1.0).float()
+        eps = painter.unet(z_t, time_, context, cross_edit=look, t=1.0).float()
         weight = (a / (1 - a)).flatten()
         weight = weight.clamp(max=5) / weight          # min-SNR (Hang et al. 2023)
         mse = (((eps - noise) ** 2).mean((1, 2, 3)) * weight).mean()

@@ -13,7 +13,9 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from drawings import CRAYON, OBJECTS, PAPER, PENCIL, PLACES, WATERCOLOR, Color, Pen, darker, ellipse
+from objects import OBJECTS
+from pen import CRAYON, PAPER, PENCIL, WATERCOLOR, Color, Pen, darker, ellipse
+from places import PLACES
 
 COLORS = {  # hue, saturation, value
     "red": (0.995, 0.88, 0.86), "orange": (0.072, 0.95, 1.0), "yellow": (0.148, 0.85, 1.0),

@@ -1,0 +1,102 @@
+"""The training loop that the toy model's stages share, and the Muon optimiser."""
+import time
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def barrier():
+    if dist.is_initialized():
+        dist.barrier()
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024), for weights of two or more dimensions taken as matrices."""
+
+    def __init__(self, parameters, lr, momentum=0.95, decay=0.01):
+        super().__init__(parameters, dict(lr=lr, momentum=momentum, decay=decay))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"]).flatten(1)
+                scale = 0.2 * max(update.shape) ** 0.5
+                p.mul_(1 - group["lr"] * group["decay"])
+                p.add_(orthogonal(update).view_as(p).to(p.dtype), alpha=-group["lr"] * scale)
+
+
+def orthogonal(matrix, steps=5):
+    """The nearest orthogonal matrix, nearly: a quintic Newton-Schulz iteration in bf16."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.bfloat16()
+    x = x.T if matrix.shape[0] > matrix.shape[1] else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+def average_gradients(parameters):
+    if dist.is_initialized():
+        flat = torch.cat([p.grad.flatten() for p in parameters])
+        dist.all_reduce(flat)
+        for p, g in zip(parameters, flat.split([p.numel() for p in parameters])):
+            p.grad.copy_(g.view_as(p) / dist.get_world_size())
+
+
+def fit(name, model, optimizers, loss_of, sheet, args, total, batch, ema_decay):
+    """Train until `total` samples are seen, the rate flat for 60 % of them and then falling to zero.
+
+    loss_of(model, indices' generator, batch, progress) -> (loss, {name: number}); sheet(averaged model, path) draws.
+    """
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    path = args.work / f"{name}.pt"
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rates = [[group["lr"] for group in o.param_groups] for o in optimizers]
+    average = {k: v.detach().clone().float() for k, v in model.state_dict().items()}
+    seen, steps = 0, 0
+    if path.exists():
+        saved = torch.load(path, map_location=args.device)
+        model.load_state_dict(saved["model"])
+        for o, state in zip(optimizers, saved["optimizers"]):
+            o.load_state_dict(state)
+        average, seen, steps = saved["average"], saved["seen"], saved["steps"]
+    generator = torch.Generator().manual_seed(1_000_003 * rank + seen)
+    started, counted, last_save, logged = time.time(), seen, time.time(), {}
+    while seen < total:
+        progress = seen / total
+        for o, base in zip(optimizers, rates):
+            for group, lr in zip(o.param_groups, base):
+                group["lr"] = lr * min(1, (steps + 1) / 50, (1 - progress) / 0.4)
+        with torch.autocast(args.device, torch.bfloat16):
+            loss, numbers = loss_of(model, generator, batch, progress)
+        loss.backward()
+        average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for o in optimizers:
+            o.step()
+            o.zero_grad()
+        steps += 1
+        seen += batch * world_size
+        decay = min(ema_decay, (1 + steps) / (10 + steps))
+        for k, v in model.state_dict().items():
+            average[k].lerp_(v.float(), 1 - decay)
+        for k, v in numbers.items():
+            logged[k] = logged.get(k, v) * 0.98 + v * 0.02
+        if rank == 0 and steps % 50 == 0:
+            speed = (seen - counted) / (time.time() - started)
+            print(f"{name} {seen:>8} samples  {speed:6.1f}/s  {time.strftime('%H:%M:%S')}  "
+                  + "  ".join(f"{k} {v:.4f}" for k, v in logged.items()), flush=True)
+        if rank == 0 and (time.time() - last_save > args.every or seen >= total):
+            state = dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers], average=average,
+                         seen=seen, steps=steps)
+            torch.save(state, path.with_suffix(".new"))
+            path.with_suffix(".new").replace(path)
+            sheet(average, args.work / f"{name}_{seen:08d}.png")
+            last_save = time.time()

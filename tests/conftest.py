@@ -1,0 +1,86 @@
+"""A tokenizer and a Stable Diffusion of random weights, both tiny: everything that can be promised without training."""
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
+
+import p2p_min as p2p
+from p2p_min.unet import UNet
+from p2p_min.vae import VAE
+
+# The tokens of a word are divided by "|"; a word that is not here is spelled letter by letter.
+WORDS = ("children drawing castle fluffy burger river house horse green lion next ball blue snow cat car dog big red the "
+         "and on of to in a butter|fly bi|cycle wa|ter|color").split()
+
+UNET = dict(
+    _class_name="UNet2DConditionModel", sample_size=8, in_channels=4, out_channels=4, block_out_channels=[32, 64, 64],
+    layers_per_block=1, norm_num_groups=8, cross_attention_dim=32, attention_head_dim=2,
+    down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"])
+VAE_ = dict(
+    _class_name="AutoencoderKL", block_out_channels=[16, 16, 16], layers_per_block=1, norm_num_groups=8,
+    down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3, force_upcast=False)
+SCHEDULER = dict(
+    _class_name="PNDMScheduler", num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012,
+    beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False, clip_sample=False, skip_prk_steps=True)
+
+
+def build_tokenizer():
+    """CLIP's BPE with merges that build exactly the pieces of WORDS, from left to right."""
+    letters = sorted(ByteLevel.alphabet())
+    tokens, merges = [*letters, *(x + "</w>" for x in letters)], []
+    for word in WORDS:
+        pieces = word.split("|")
+        for n, piece in enumerate(pieces):
+            parts = list(piece)
+            parts[-1] += "</w>" * (n == len(pieces) - 1)
+            for i in range(1, len(parts)):
+                merges.append(("".join(parts[:i]), parts[i]))
+                tokens.append("".join(parts[:i + 1]))
+    vocab = {token: i for i, token in enumerate(dict.fromkeys([*tokens, "<|startoftext|>", "<|endoftext|>"]))}
+    return CLIPTokenizerFast(vocab=vocab, merges=list(dict.fromkeys(merges)), model_max_length=77)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """77 positions; "castle" is one token, "bicycle" and "butterfly" two, "watercolor" three."""
+    tokenizer = build_tokenizer()
+    for word in WORDS:
+        assert [token.removesuffix("</w>") for token in tokenizer.tokenize(word.replace("|", ""))] == word.split("|")
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def folder(tokenizer, tmp_path_factory):
+    """A checkpoint in the diffusers layout: 32 × 32 pixels, VAE factor 4, maps of 8 × 8 and 4 × 4 and 2 × 2."""
+    path = tmp_path_factory.mktemp("random") / "model"
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=77, hidden_act="quick_gelu", bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        networks = dict(unet=(UNet(UNET), UNET), vae=(VAE(VAE_), VAE_))
+        encoder = CLIPTextModel(text)
+        for name, parameter in (*networks["unet"][0].named_parameters(), *encoder.named_parameters()):
+            if "embedding.weight" in name:
+                torch.nn.init.normal_(parameter)           # so that words differ …
+            if "to_q" in name or "to_k" in name:
+                parameter.data *= 3                        # … and maps have something to show
+    for name, (network, config) in networks.items():
+        (path / name).mkdir(parents=True)
+        (path / name / "config.json").write_text(json.dumps(config))
+        save_file(network.state_dict(), path / name / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    encoder.save_pretrained(path / "text_encoder")
+    tokenizer.save_pretrained(path / "tokenizer")
+    (path / "scheduler").mkdir()
+    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(folder):
+    return p2p.load(folder, "cpu")

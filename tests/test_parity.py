@@ -1,0 +1,337 @@
+"""p2p_min against diffusers, on narrow random models that have the true shapes of Stable Diffusion.
+
+diffusers makes the checkpoint folders and is the oracle; p2p_min never imports it.
+"""
+import pytest
+
+diffusers = pytest.importorskip("diffusers")
+
+import json
+import shutil
+from copy import deepcopy
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+import p2p_min as p2p
+from p2p_min import ddim
+from p2p_min.text import encode
+
+SOURCE, TARGET = "a photo of a cat riding a bicycle", "a photo of a dog riding a bicycle"
+# Relative errors. A wrong eps of a norm changes these networks' answers by less than 1e-5: only double precision shows it.
+CLOSE = {torch.float32: 1e-5, torch.float64: 1e-7}
+
+UNET = dict(sample_size=16, block_out_channels=(16, 32, 32, 32), norm_num_groups=8, cross_attention_dim=32)
+SD2_UNET = dict(UNET, attention_head_dim=(2, 4, 4, 4), use_linear_projection=True, upcast_attention=True)
+THREE = dict(UNET, block_out_channels=(16, 24, 32),
+             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+VAE = dict(block_out_channels=(8, 16, 16, 16), down_block_types=("DownEncoderBlock2D",) * 4,
+           up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, norm_num_groups=4, sample_size=128)
+BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+PNDM = diffusers.PNDMScheduler(**BETAS, set_alpha_to_one=False, skip_prk_steps=True)
+DDIM_V = diffusers.DDIMScheduler(**BETAS, set_alpha_to_one=False, clip_sample=False, prediction_type="v_prediction")
+
+SHAPES = {                             # UNet, VAE, activation of the text encoder, scheduler
+    "sd1": (dict(UNET, attention_head_dim=8), VAE, "quick_gelu", PNDM),
+    "sd2": (SD2_UNET, VAE, "gelu", PNDM),
+    "sd2-v": (SD2_UNET, VAE, "gelu", DDIM_V),
+    "orders": (dict(THREE, layers_per_block=(1, 2, 3), transformer_layers_per_block=(1, 2, 3), attention_head_dim=4),
+               dict(VAE, mid_block_add_attention=False, layers_per_block=1), "gelu", PNDM),
+    "uneven": (dict(THREE, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+                    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+                    attention_head_dim=(2, 3, 4), transformer_layers_per_block=((2, 1), 1, (1, 2)),
+                    reverse_transformer_layers_per_block=((2, 1, 1), 1, (1, 1, 2))), VAE, "gelu", PNDM),
+}
+SIZES = [(16, 16), (8, 24), (17, 11)]
+
+
+def randomize(module, seed):
+    """Every parameter random and of a noticeable size, so that none that starts at 0 or 1 hides its branch."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim == 1:
+            parameter.data += 0.3 * noise
+        else:
+            parameter.data = noise / parameter[0].numel() ** 0.5
+    return module.eval().requires_grad_(False)
+
+
+def make_pipeline(unet, vae, activation, scheduler):
+    tokenizer = CLIPTokenizer().train_new_from_iterator([SOURCE, TARGET, "blurry, bad"] * 4, vocab_size=600)
+    tokenizer.model_max_length = 77
+    text = CLIPTextConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, hidden_act=activation,
+        vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    pipe = diffusers.StableDiffusionPipeline(
+        unet=randomize(diffusers.UNet2DConditionModel(**unet), 0), vae=randomize(diffusers.AutoencoderKL(**vae), 1),
+        text_encoder=randomize(CLIPTextModel(text), 2), tokenizer=tokenizer, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """shape name -> (diffusers' pipeline, p2p_min's model), each made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            pipe, folder = make_pipeline(*SHAPES[name]), tmp_path_factory.mktemp(name)
+            pipe.save_pretrained(folder)
+            # Latents are never clipped; a PNDM config need not say so, and DDIM's default would.
+            pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+            made[name] = pipe, p2p.load(folder, "cpu")
+        return made[name]
+    return get
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def error(ours, theirs):
+    """Relative: the norm of the difference over the norm."""
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def paint(pipe, prompts, latents, guidance, negative="", steps=10, after_step=lambda: None):
+    """diffusers' own run: pictures and final latents."""
+    kept = []
+
+    def keep(pipe, i, t, tensors):
+        kept.append(tensors["latents"])
+        after_step()
+        return tensors
+
+    height, width = (8 * side for side in latents.shape[-2:])
+    images = pipe(prompts, height, width, num_inference_steps=steps, guidance_scale=guidance, callback_on_step_end=keep,
+                  negative_prompt=[negative] * len(prompts), latents=latents.expand(len(prompts), -1, -1, -1)).images
+    return images, kept[-1]
+
+
+# The networks
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_unet(models, shape, size, dtype):
+    """Square, non-square and odd sizes; each row with a timestep of its own."""
+    pipe, model = models(shape)
+    ours, theirs = (deepcopy(unet).to(dtype) for unet in (model.unet, pipe.unet))
+    z, context, timestep = randn(2, 4, *size).to(dtype), randn(2, 77, 32, seed=1).to(dtype), torch.tensor([981, 1])
+    assert error(ours(z, timestep, context), theirs(z, timestep, context).sample) <= CLOSE[dtype]
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("shape", ["sd1", "orders"])
+def test_vae(models, shape, dtype):
+    """With attention in the middle ("sd1") and without ("orders")."""
+    pipe, model = models(shape)
+    ours, theirs = (deepcopy(vae).to(dtype) for vae in (model.vae, pipe.vae))
+    pictures, z, scale = randn(2, 3, 40, 64).to(dtype), randn(2, 4, 5, 8).to(dtype), theirs.config.scaling_factor
+    assert error(ours.encode(pictures), theirs.encode(pictures).latent_dist.mean * scale) <= CLOSE[dtype]
+    assert error(ours.decode(z), theirs.decode(z / scale).sample) <= CLOSE[dtype]
+
+
+@pytest.mark.parametrize("shape", ["sd1", "sd2"])
+def test_text(models, shape):
+    pipe, model = models(shape)
+    theirs, _ = pipe.encode_prompt([SOURCE, ""], "cpu", 1, do_classifier_free_guidance=False)
+    assert error(encode(model.tokenizer, model.text_encoder, [SOURCE, ""]), theirs) <= CLOSE[torch.float32]
+
+
+# Whole runs
+
+@pytest.mark.parametrize("shape, size, guidance, negative", [
+    ("sd1", (16, 16), 7.5, ""), ("sd1", (17, 11), 7.5, "blurry, bad"), ("sd1", (16, 16), 1, ""),
+    ("sd2", (8, 24), 7.5, ""), ("sd2-v", (16, 16), 7.5, "blurry, bad"), ("orders", (16, 8), 7.5, "")], ids=str)
+def test_run(models, shape, size, guidance, negative):
+    """Ten guided steps without an edit: the pipeline's latents, and its pictures but for rounding."""
+    pipe, model = models(shape)
+    z = randn(1, 4, *size)
+    ours = p2p.prompt_to_prompt(model, [SOURCE, TARGET], steps=10, guidance=guidance, negative=negative, latents=z)
+    images, latents = paint(pipe, [SOURCE, TARGET], z, guidance, negative)
+    assert error(ours.latents, latents) <= CLOSE[torch.float32]
+    for a, b in zip(ours.images, images, strict=True):
+        assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
+
+
+class Inject:
+    """diffusers' attention, its softmax written out; in rows [u, u*, c, c*] of a run the map of c goes into c*.
+
+    wanted(is_cross, pixels) says whether to, at this step.
+    """
+    def __init__(self, wanted):
+        self.wanted = wanted
+
+    def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None):
+        context = x if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = (y.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+                   for y in (attn.to_q(x), attn.to_k(context), attn.to_v(context)))
+        maps = (q @ k.transpose(2, 3) * attn.scale).softmax(-1)
+        if self.wanted(encoder_hidden_states is not None, q.shape[2]):
+            maps[3] = maps[2]
+        return attn.to_out[0]((maps @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("shape, cross_steps, self_steps", [("sd1", 8, 0), ("sd1", 8, 4), ("sd2-v", 3, 10)])
+def test_edit(models, shape, cross_steps, self_steps):
+    """Word replacement written a second time, inside diffusers: same pictures. Self-attention up to 8 × 8 pixels."""
+    pipe, model = models(shape)
+    prompts, z, done = [SOURCE, TARGET], randn(1, 4, 16, 16), []
+    assert len({len(pipe.tokenizer(prompt).input_ids) for prompt in prompts}) == 1     # the map is then the identity
+    ours = p2p.prompt_to_prompt(
+        model, prompts, p2p.replace(model.tokenizer, prompts, steps=cross_steps / 10),
+        p2p.self_replace(self_steps / 10, max_pixels=64), steps=10, latents=z)
+
+    def wanted(is_cross, pixels):
+        return len(done) < cross_steps if is_cross else len(done) < self_steps and pixels <= 64
+
+    plain = pipe.unet.attn_processors
+    _, unedited = paint(pipe, prompts, z, 7.5)
+    pipe.unet.set_attn_processor(Inject(wanted))
+    _, latents = paint(pipe, prompts, z, 7.5, after_step=lambda: done.append(1))
+    pipe.unet.set_attn_processor(plain)
+    assert error(ours.latents, latents) <= CLOSE[torch.float32]
+    assert error(ours.latents[:1], unedited[:1]) <= CLOSE[torch.float32]
+    assert error(ours.latents[1:], unedited[1:]) > 0.01                                # the edit did something
+
+
+# The schedule
+
+SPACINGS = ["leading", "trailing", "linspace"]
+CONFIGS = [dict(BETAS, set_alpha_to_one=False), dict(BETAS, set_alpha_to_one=True), dict(beta_schedule="linear"),
+           dict(trained_betas=torch.linspace(0.001, 0.01, 1000).tolist(), set_alpha_to_one=False),
+           dict(BETAS, set_alpha_to_one=False, prediction_type="v_prediction")]
+STEPS = [1, 2, 7, 10, 30, 50]
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_timesteps(spacing, offset):
+    """Equal for every number of steps, but where a time falls halfway between two: numpy's rounding noise decides there.
+
+    diffusers asks for time 1000 when all 1000 steps have an offset, and adds a step to some "trailing" ones.
+    """
+    config = dict(timestep_spacing=spacing, steps_offset=offset)
+    theirs, ours = diffusers.DDIMScheduler(**config), ddim.Schedule.from_config(config)
+    for steps in range(1, 1000):
+        theirs.set_timesteps(steps)
+        times = ddim.timesteps(ours, steps)
+        assert len(times) == steps
+        for i, (a, b) in enumerate(zip(times, theirs.timesteps.tolist())):
+            exact = 2 * i * 1000 / steps if spacing == "trailing" else 2 * i * 999 / max(steps - 1, 1)
+            halfway = abs(exact - round(exact)) < 1e-9 and round(exact) % 2
+            assert a == b or spacing != "leading" and halfway and abs(a - b) == 1
+    assert len(set(ddim.timesteps(ours, 1000))) == 1000 and ddim.timesteps(ours, 1000)[0] == 999
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+def test_step(config, spacing, steps):
+    """Every step equals DDIM's, and `inverse_step` with the same eps takes it back."""
+    config = dict(config, timestep_spacing=spacing, clip_sample=False)
+    theirs, ours = diffusers.DDIMScheduler(**config), ddim.Schedule.from_config(config)
+    theirs.set_timesteps(steps)
+    times = ddim.timesteps(ours, steps)
+    assert times == theirs.timesteps.tolist()
+    z, output = randn(1, 4, 8, 8), randn(1, 4, 8, 8, seed=1)
+    eps_schedule = ours._replace(prediction="epsilon")
+    for i, time in enumerate(times):
+        below = ddim.step(ours, z, output, times, i)
+        assert error(below, theirs.step(output, time, z).prev_sample) <= CLOSE[torch.float32]
+        eps = ddim.to_eps(ours, output, z, ddim.alphas(ours, times, i)[0])
+        assert error(ddim.inverse_step(eps_schedule, below, eps, times, i), z) <= CLOSE[torch.float32]
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+def test_inverse_step(config, spacing, steps):
+    """diffusers' inverse scheduler names a step by its upper timestep too: its times are ours, rising.
+
+    It has no "linspace".
+    """
+    config = dict(config, timestep_spacing=spacing, clip_sample=False)
+    theirs, ours = diffusers.DDIMInverseScheduler(**config), ddim.Schedule.from_config(config)
+    theirs.set_timesteps(steps)
+    times = ddim.timesteps(ours, steps)
+    assert times[::-1] == theirs.timesteps.tolist()
+    z, output = randn(1, 4, 8, 8), randn(1, 4, 8, 8, seed=1)
+    for i, time in enumerate(times):
+        assert error(ddim.inverse_step(ours, z, output, times, i), theirs.step(output, time, z).prev_sample) <= CLOSE[torch.float32]
+
+
+# Folders as people have them
+
+def rewrite(file, change):
+    """The safetensors file with every {name: tensor} entry of `change(name, tensor)` in place of each of its own."""
+    tensors = {}
+    for name, tensor in load_file(file).items():
+        tensors.update(change(name, tensor))
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def old_vae_names(folder):
+    def change(name, tensor):
+        for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+            name = name.replace(f"attentions.0.{new}", f"attentions.0.{old}")
+        return {name: tensor}
+    rewrite(folder / "vae" / "diffusion_pytorch_model.safetensors", change)
+
+
+def text_names(folder, prefix):
+    """The names with the prefix that some versions of transformers write, or without; and the stray position_ids."""
+    file = folder / "text_encoder" / "model.safetensors"
+    rewrite(file, lambda name, tensor: {prefix + name.removeprefix("text_model."): tensor})
+    save_file({**load_file(file), f"{prefix}embeddings.position_ids": torch.arange(77)[None]}, file)
+
+
+def half_names(folder):
+    """*.fp16.safetensors instead of the plain names (the numbers stay fp32 here)."""
+    for file in folder.glob("*/*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+
+
+def old_tokenizer(folder):
+    """vocab.json and merges.txt instead of tokenizer.json."""
+    file = folder / "tokenizer" / "tokenizer.json"
+    bpe = json.loads(file.read_text())["model"]
+    file.unlink()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in bpe["merges"]))
+
+
+@pytest.mark.parametrize("age", [
+    old_vae_names, lambda folder: text_names(folder, "text_model."), lambda folder: text_names(folder, ""),
+    half_names, old_tokenizer], ids=["vae", "text-prefix", "text-bare", "fp16-names", "tokenizer"])
+def test_old_folder(models, tmp_path, age):
+    """Loads, and is the same model: every weight, every token."""
+    _, model = models("sd1")
+    folder = tmp_path / "old"
+    shutil.copytree(model.path, folder)
+    age(folder)
+    old = p2p.load(folder, "cpu")
+    for part in ("unet", "vae", "text_encoder"):
+        a, b = getattr(old, part).state_dict(), getattr(model, part).state_dict()
+        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    states = (encode(m.tokenizer, m.text_encoder, [SOURCE, "Blurry,  bad!", ""]) for m in (old, model))
+    assert torch.equal(*states)
+
+
+def test_padding_token(models, tmp_path):
+    """SD 2's tokenizer pads with "!" and says so in special_tokens_map.json only."""
+    _, model = models("sd2")
+    folder = tmp_path / "old"
+    shutil.copytree(model.path, folder)
+    old_tokenizer(folder)
+    (folder / "tokenizer" / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
+    tokenizer = p2p.load(folder, "cpu").tokenizer
+    assert tokenizer("", padding="max_length").input_ids[2:] == [tokenizer.convert_tokens_to_ids("!")] * 75

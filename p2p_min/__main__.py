@@ -148,7 +148,7 @@ def run(args, command):
     info.add_text("parameters", json.dumps({**vars(args), "out": str(args.out), "prompts": prompts,
                                             "p2p_min": p2p.__version__}))
     info.add_text("command", command)
-    captions = [prompt + "".join(f"  [{word} × {c:g}]" for word, c in of_target.items())
+    captions = [prompt + "".join(f"  [{word}={c:g}]" for word, c in of_target.items())
                 for prompt, of_target in zip(prompts, [{}, *target_weights])]
     pictures = [(args.out, sheet(result.images, captions))]
     if args.singles:

@@ -162,7 +162,8 @@ def materialize(build, config, file, rename, device, dtype):
                 continue
             tensor = stored.get_tensor(name)
             if not tensor.is_floating_point() or tensor.element_size() < 2:
-                raise ValueError(f"{file}: {name} is stored as {tensor.dtype}; only floating point of 16 bits or more is read")
+                raise ValueError(f"{file}: {name} is stored as {tensor.dtype}; p2p_min reads floating point of 16 bits "
+                                 "or more only")
             target = own.get(prefix + new)
             if target is not None and target.shape != tensor.shape:
                 wrong.append(f"{name} is {tuple(tensor.shape)}, not {tuple(target.shape)}")

@@ -6,6 +6,7 @@ deterministic.
 import warnings
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from .layers import read_config
@@ -65,9 +66,9 @@ def timesteps(schedule, steps):
                           f"timesteps, the noisiest, are left out. Best take a divisor of {train}", stacklevel=2)
         offset = min(schedule.offset, train - 1 - (steps - 1) * ratio)      # never a time that does not exist
         return [i * ratio + offset for i in reversed(range(steps))]
-    if schedule.spacing == "trailing":
-        return [round(train - i * train / steps) - 1 for i in range(steps)]
-    return torch.linspace(0, train - 1, steps, dtype=torch.float64).round().int().flip(0).tolist()
+    if schedule.spacing == "trailing":                     # numpy rounds halves as diffusers does
+        return (np.arange(train, 0, -train / steps)[:steps].round().astype(int) - 1).tolist()
+    return np.linspace(0, train - 1, steps).round().astype(int)[::-1].tolist()
 
 
 def alphas(schedule, times, i):
@@ -95,6 +96,10 @@ def step(schedule, z_t, output, times, i):
 
 
 def inverse_step(schedule, z_below, output, times, i):
-    """z_t from z_{t-1}: `step` backwards, the output asked at the *upper* timestep, times[i], of the lower latent."""
+    """z_t from z_{t-1}: `step` backwards, the output asked at the *upper* timestep, times[i], of the lower latent.
+
+    What the network says is about the level that it was asked at, so a v is turned into eps with the upper alpha.
+    (diffusers takes the lower one there, and comes back less exactly.)
+    """
     alpha, alpha_below = alphas(schedule, times, i)
-    return move(z_below, to_eps(schedule, output, z_below, alpha_below), alpha_below, alpha)
+    return move(z_below, to_eps(schedule, output, z_below, alpha), alpha_below, alpha)

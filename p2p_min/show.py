@@ -31,12 +31,15 @@ def sheet(images, captions, columns=None, side=256):
 
 
 def wrap(text, font, width):
-    """The text as lines of at most `width` pixels, broken between words."""
+    """The text as lines of at most `width` pixels, broken between words, and in words that are longer than a line."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if not lines[-1] or font.getlength(longer) <= width:
+        if font.getlength(longer) <= width:
             lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
+            continue
+        lines.append("")
+        for letter in word:
+            lines += [""] if font.getlength(lines[-1] + letter) > width else []
+            lines[-1] += letter
+    return [line for line in lines if line]

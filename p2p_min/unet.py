@@ -128,9 +128,9 @@ class Block(nn.Module):
         self.resnets = nn.ModuleList(
             Resnet(n, channels, config["norm_num_groups"], config["norm_eps"], 4 * config["block_out_channels"][0])
             for n in inputs)
-        count = len(inputs) if attends else 0
         self.attentions = nn.ModuleList(
-            Transformer(channels, heads, n, config) for n in per_block(layers, count, "transformer_layers_per_block"))
+            Transformer(channels, heads, n, config)
+            for n in (per_block(layers, len(inputs), "transformer_layers_per_block") if attends else ()))
         self.downsamplers = nn.ModuleList([Downsample(channels, True)] if resample == "down" else [])
         self.upsamplers = nn.ModuleList([Upsample(channels)] if resample == "up" else [])
 

@@ -42,7 +42,7 @@ def fluffy_sheet(model):
     runs = [paint(model, prompts, seed, edit)[1:] for seed in SEEDS]
     plain = [paint(model, [FLUFFY.replace("fluffy ", "")], seed)[0] for seed in SEEDS]
     rows = [run[i] for i in range(len(FACTORS)) for run in runs] + plain
-    names = [f"fluffy × {c}" for c in FACTORS for _ in SEEDS] + ["no word, no edit"] * len(SEEDS)
+    names = [f"fluffy={c}" for c in FACTORS for _ in SEEDS] + ["no word, no edit"] * len(SEEDS)
     return sheet(rows, names, columns=len(SEEDS), side=128)
 
 

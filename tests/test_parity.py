@@ -17,11 +17,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import p2p_min as p2p
 from p2p_min import ddim
+from p2p_min.attention import Attention
 from p2p_min.text import encode
 
 SOURCE, TARGET = "a photo of a cat riding a bicycle", "a photo of a dog riding a bicycle"
-# Relative errors. A wrong eps of a norm changes these networks' answers by less than 1e-5: only double precision shows it.
-CLOSE = {torch.float32: 1e-5, torch.float64: 1e-7}
+CLOSE = 1e-5
+# A wrong eps of a norm changes these networks' answers by less than that: only double precision shows it.
+PRECISIONS = [(torch.float32, CLOSE), (torch.float64, 1e-9)]
 
 UNET = dict(sample_size=16, block_out_channels=(16, 32, 32, 32), norm_num_groups=8, cross_attention_dim=32)
 SD2_UNET = dict(UNET, attention_head_dim=(2, 4, 4, 4), use_linear_projection=True, upcast_attention=True)
@@ -61,7 +63,8 @@ def randomize(module, seed):
 
 
 def make_pipeline(unet, vae, activation, scheduler):
-    tokenizer = CLIPTokenizer().train_new_from_iterator([SOURCE, TARGET, "blurry, bad"] * 4, vocab_size=600)
+    texts = [SOURCE, TARGET, "blurry, bad"] * 4
+    tokenizer = CLIPTokenizer().train_new_from_iterator(texts, vocab_size=600, show_progress=False)
     tokenizer.model_max_length = 77
     text = CLIPTextConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, hidden_act=activation,
@@ -117,33 +120,36 @@ def paint(pipe, prompts, latents, guidance, negative="", steps=10, after_step=la
 
 # The networks
 
-@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("dtype, close", PRECISIONS, ids=["fp32", "fp64"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_unet(models, shape, size, dtype):
+def test_unet(models, shape, size, dtype, close):
     """Square, non-square and odd sizes; each row with a timestep of its own."""
     pipe, model = models(shape)
     ours, theirs = (deepcopy(unet).to(dtype) for unet in (model.unet, pipe.unet))
+    for module in ours.modules():
+        if dtype == torch.float64 and isinstance(module, Attention):
+            module.upcast = False                          # to fp32, which would be down
     z, context, timestep = randn(2, 4, *size).to(dtype), randn(2, 77, 32, seed=1).to(dtype), torch.tensor([981, 1])
-    assert error(ours(z, timestep, context), theirs(z, timestep, context).sample) <= CLOSE[dtype]
+    assert error(ours(z, timestep, context), theirs(z, timestep, context).sample) <= close
 
 
-@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("dtype, close", PRECISIONS, ids=["fp32", "fp64"])
 @pytest.mark.parametrize("shape", ["sd1", "orders"])
-def test_vae(models, shape, dtype):
+def test_vae(models, shape, dtype, close):
     """With attention in the middle ("sd1") and without ("orders")."""
     pipe, model = models(shape)
     ours, theirs = (deepcopy(vae).to(dtype) for vae in (model.vae, pipe.vae))
     pictures, z, scale = randn(2, 3, 40, 64).to(dtype), randn(2, 4, 5, 8).to(dtype), theirs.config.scaling_factor
-    assert error(ours.encode(pictures), theirs.encode(pictures).latent_dist.mean * scale) <= CLOSE[dtype]
-    assert error(ours.decode(z), theirs.decode(z / scale).sample) <= CLOSE[dtype]
+    assert error(ours.encode(pictures), theirs.encode(pictures).latent_dist.mean * scale) <= close
+    assert error(ours.decode(z), theirs.decode(z / scale).sample) <= close
 
 
 @pytest.mark.parametrize("shape", ["sd1", "sd2"])
 def test_text(models, shape):
     pipe, model = models(shape)
     theirs, _ = pipe.encode_prompt([SOURCE, ""], "cpu", 1, do_classifier_free_guidance=False)
-    assert error(encode(model.tokenizer, model.text_encoder, [SOURCE, ""]), theirs) <= CLOSE[torch.float32]
+    assert error(encode(model.tokenizer, model.text_encoder, [SOURCE, ""]), theirs) <= CLOSE
 
 
 # Whole runs
@@ -157,7 +163,7 @@ def test_run(models, shape, size, guidance, negative):
     z = randn(1, 4, *size)
     ours = p2p.prompt_to_prompt(model, [SOURCE, TARGET], steps=10, guidance=guidance, negative=negative, latents=z)
     images, latents = paint(pipe, [SOURCE, TARGET], z, guidance, negative)
-    assert error(ours.latents, latents) <= CLOSE[torch.float32]
+    assert error(ours.latents, latents) <= CLOSE
     for a, b in zip(ours.images, images, strict=True):
         assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
 
@@ -198,8 +204,8 @@ def test_edit(models, shape, cross_steps, self_steps):
     pipe.unet.set_attn_processor(Inject(wanted))
     _, latents = paint(pipe, prompts, z, 7.5, after_step=lambda: done.append(1))
     pipe.unet.set_attn_processor(plain)
-    assert error(ours.latents, latents) <= CLOSE[torch.float32]
-    assert error(ours.latents[:1], unedited[:1]) <= CLOSE[torch.float32]
+    assert error(ours.latents, latents) <= CLOSE
+    assert error(ours.latents[:1], unedited[:1]) <= CLOSE
     assert error(ours.latents[1:], unedited[1:]) > 0.01                                # the edit did something
 
 
@@ -212,10 +218,11 @@ CONFIGS = [dict(BETAS, set_alpha_to_one=False), dict(BETAS, set_alpha_to_one=Tru
 STEPS = [1, 2, 7, 10, 30, 50]
 
 
+@pytest.mark.filterwarnings("ignore:.*divide the schedule")
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_timesteps(spacing, offset):
-    """Equal for every number of steps, but where a time falls halfway between two: numpy's rounding noise decides there.
+    """Equal for every number of steps.
 
     diffusers asks for time 1000 when all 1000 steps have an offset, and adds a step to some "trailing" ones.
     """
@@ -225,11 +232,8 @@ def test_timesteps(spacing, offset):
         theirs.set_timesteps(steps)
         times = ddim.timesteps(ours, steps)
         assert len(times) == steps
-        for i, (a, b) in enumerate(zip(times, theirs.timesteps.tolist())):
-            exact = 2 * i * 1000 / steps if spacing == "trailing" else 2 * i * 999 / max(steps - 1, 1)
-            halfway = abs(exact - round(exact)) < 1e-9 and round(exact) % 2
-            assert a == b or spacing != "leading" and halfway and abs(a - b) == 1
-    assert len(set(ddim.timesteps(ours, 1000))) == 1000 and ddim.timesteps(ours, 1000)[0] == 999
+        assert times == theirs.timesteps.tolist()[:steps]
+    assert ddim.timesteps(ours, 1000) == list(range(999, -1, -1))
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -246,18 +250,18 @@ def test_step(config, spacing, steps):
     eps_schedule = ours._replace(prediction="epsilon")
     for i, time in enumerate(times):
         below = ddim.step(ours, z, output, times, i)
-        assert error(below, theirs.step(output, time, z).prev_sample) <= CLOSE[torch.float32]
+        assert error(below, theirs.step(output, time, z).prev_sample) <= CLOSE
         eps = ddim.to_eps(ours, output, z, ddim.alphas(ours, times, i)[0])
-        assert error(ddim.inverse_step(eps_schedule, below, eps, times, i), z) <= CLOSE[torch.float32]
+        assert error(ddim.inverse_step(eps_schedule, below, eps, times, i), z) <= CLOSE
 
 
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-@pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+@pytest.mark.parametrize("config", CONFIGS[:-1], ids=range(len(CONFIGS) - 1))
 def test_inverse_step(config, spacing, steps):
     """diffusers' inverse scheduler names a step by its upper timestep too: its times are ours, rising.
 
-    It has no "linspace".
+    It has no "linspace", and converts a v at the lower level: tests/test_ddim.py says why p2p_min does not.
     """
     config = dict(config, timestep_spacing=spacing, clip_sample=False)
     theirs, ours = diffusers.DDIMInverseScheduler(**config), ddim.Schedule.from_config(config)
@@ -266,7 +270,7 @@ def test_inverse_step(config, spacing, steps):
     assert times[::-1] == theirs.timesteps.tolist()
     z, output = randn(1, 4, 8, 8), randn(1, 4, 8, 8, seed=1)
     for i, time in enumerate(times):
-        assert error(ddim.inverse_step(ours, z, output, times, i), theirs.step(output, time, z).prev_sample) <= CLOSE[torch.float32]
+        assert error(ddim.inverse_step(ours, z, output, times, i), theirs.step(output, time, z).prev_sample) <= CLOSE
 
 
 # Folders as people have them
@@ -306,7 +310,8 @@ def old_tokenizer(folder):
     bpe = json.loads(file.read_text())["model"]
     file.unlink()
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"]))
-    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in bpe["merges"]))
+    merges = "".join(f"{a} {b}\n" for a, b in bpe["merges"])
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + merges)
 
 
 @pytest.mark.parametrize("age", [

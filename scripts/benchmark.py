@@ -1,0 +1,92 @@
+"""What an edit costs, side by side in one run: seconds and memory, each as a ratio to the run without an edit.
+
+    python scripts/benchmark.py [--model weights/toy] [--repeat 5]
+
+First one attention call of the size of Stable Diffusion's largest (2 rows, 8 heads, 64 × 64 pixels), then a whole
+50-step edit of two prompts. Repetitions are interleaved, so that a busy machine slows all alike; medians are shown.
+Memory is the peak of a process of its own, less what it held before the call.
+"""
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+
+import torch
+
+import p2p_min as p2p
+from p2p_min.attention import attend
+
+SIZE = (64, 64)
+PROMPTS = ["a big red bicycle", "a big red car"]
+
+
+def attention_calls():
+    """name -> a function of no arguments."""
+    q, k, v = (torch.randn(2, 8, SIZE[0] * SIZE[1], 40) for _ in range(3))
+    small_maps_only, everywhere = p2p.self_replace(0.4), p2p.self_replace(0.4, max_pixels=64 * 64)
+    return {
+        "no edit": lambda: attend(q, k, v, SIZE),
+        "self_replace(0.4), after its window": lambda: attend(q, k, v, SIZE, everywhere, t=0.5),
+        "self_replace(0.4), map over max_pixels": lambda: attend(q, k, v, SIZE, small_maps_only, t=1.0),
+        "self_replace(0.4), in its window": lambda: attend(q, k, v, SIZE, everywhere, t=1.0),
+        "a lambda that returns M_star": lambda: attend(q, k, v, SIZE, lambda M, M_star, t: M_star, t=0.5),
+    }
+
+
+def whole_edits(path):
+    model = p2p.load(path)
+
+    def edit(cross_steps, self_steps):
+        edits = p2p.auto(model.tokenizer, PROMPTS, cross_steps), p2p.self_replace(self_steps)
+        return lambda: p2p.prompt_to_prompt(model, PROMPTS, *edits)
+
+    return {
+        "no edit": lambda: p2p.prompt_to_prompt(model, PROMPTS),
+        "windows of 0 %": edit(0.0, 0.0),
+        "cross 40 %, self 20 %": edit(0.4, 0.2),
+        "cross 80 %, self 40 %": edit(0.8, 0.4),
+        "cross 100 %, self 100 %": edit(1.0, 1.0),
+    }
+
+
+def peak_memory(make, name):
+    """MiB that the call adds to the peak of a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(added_memory, (make, name))
+
+
+def added_memory(make, name):
+    call = make[0](*make[1:])[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def compare(title, make, repeat):
+    calls = make[0](*make[1:])
+    seconds = {name: [] for name in calls}
+    for _ in range(repeat):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    print(f"\n{title}\n{'':42}{'seconds':>9}{'ratio':>7}{'MiB':>8}")
+    base = statistics.median(seconds["no edit"])
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        print(f"{name:42}{median:9.3f}{median / base:7.2f}{peak_memory(make, name):8.0f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", default="weights/toy")
+    parser.add_argument("--repeat", type=int, default=5)
+    args = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    compare("one self-attention call, 64 × 64 pixels", (attention_calls,), args.repeat)
+    compare("a whole edit, 50 steps, two prompts", (whole_edits, args.model), args.repeat)
+
+
+if __name__ == "__main__":
+    main()

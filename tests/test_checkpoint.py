@@ -1,0 +1,315 @@
+"""Loading is strict: what does not fit is named, what is fine is read as it lies in the file."""
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import p2p_min as p2p
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A copy of the checkpoint, to be spoilt."""
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def rewrite(file, change):
+    tensors = load_file(file)
+    tensors = change(tensors) or tensors
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+
+
+def configure(file, **values):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def refused(path, *says, error=(ValueError, FileNotFoundError), **arguments):
+    """The one line with which `path` is refused; it has every text of `says`."""
+    with pytest.raises(error) as caught:
+        p2p.load(path, **{"device": "cpu", **arguments})
+    line = str(caught.value)
+    assert "\n" not in line and all(text in line for text in says), line
+    return line
+
+
+# ---- tensors -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("file, name", [
+    (UNET, "conv_in.weight"), (UNET, "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"),
+    (VAE, "quant_conv.bias"), (VAE, "encoder.mid_block.attentions.0.to_q.weight"), (TEXT, "final_layer_norm.weight")])
+@pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
+def test_a_tensor_that_is_missing_unexpected_or_wrongly_shaped_is_named(copy, file, name, change):
+    """Nothing is filled with noise, dropped or broadcast: the tensor is named, and for a shape both shapes are."""
+    def spoil(tensors):
+        full = next(key for key in tensors if key.endswith(name))
+        if change == "missing":
+            del tensors[full]
+        elif change == "unexpected":
+            tensors[full.replace("weight", "stranger").replace("bias", "stranger")] = tensors[full].clone()
+        else:
+            tensors[full] = torch.zeros(*tensors[full].shape, 1)
+    rewrite(copy / file, spoil)
+    stem = name.rpartition(".")[0]
+    line = refused(copy, str(copy / file), f"{stem}.stranger" if change == "unexpected" else name)
+    assert {"missing": "lacks", "unexpected": "does not describe", "shape": ", 1), not ("}[change] in line
+
+
+def test_the_first_of_many_wrong_tensors_are_named_and_the_others_counted(copy):
+    """A file of another model gives a line that can be read, not a page."""
+    rewrite(copy / UNET, lambda tensors: {"strange": torch.zeros(1)})
+    assert " more" in refused(copy, "lacks") and len(refused(copy)) < 600
+
+
+def test_tensors_of_integers_are_refused(copy):
+    """Quantised weights are not silently read as floating point."""
+    rewrite(copy / UNET, lambda tensors: tensors.update({"conv_in.bias": tensors["conv_in.bias"].to(torch.int8)}))
+    refused(copy, "conv_in.bias", "int8")
+
+
+@pytest.mark.parametrize("old", [
+    lambda t: {k.replace("to_q", "query").replace("to_k", "key").replace("to_v", "value").replace("to_out.0", "proj_attn"): v
+               for k, v in t.items()}])
+def test_old_names_of_the_vaes_attention_are_known(copy, model, old):
+    """VAE files with query, key, value, proj_attn load to the same weights."""
+    rewrite(copy / VAE, old)
+    assert not any("to_q" in name for name in load_file(copy / VAE))
+    for name, tensor in p2p.load(copy, "cpu").vae.state_dict().items():
+        assert torch.equal(tensor, model.vae.state_dict()[name])
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_text_encoders_load_with_and_without_prefix_and_with_position_ids(copy, model, prefixed):
+    """`text_model.` or not, and a stray position_ids: the same encoder."""
+    def spell(tensors):
+        tensors = {k.removeprefix("text_model."): v for k, v in tensors.items()}
+        tensors["embeddings.position_ids"] = torch.arange(77)[None]
+        return {"text_model." * prefixed + k: v for k, v in tensors.items()}
+    rewrite(copy / TEXT, spell)
+    loaded = p2p.load(copy, "cpu").text_encoder
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).last_hidden_state, model.text_encoder(ids).last_hidden_state)
+
+
+# ---- configs -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("part, key, value", [
+    ("unet", "some_new_setting", 3), ("unet", "act_fn", "gelu"), ("unet", "class_embed_type", "timestep"),
+    ("unet", "addition_embed_type", "text_time"), ("unet", "flip_sin_to_cos", False), ("unet", "freq_shift", 1),
+    ("unet", "resnet_time_scale_shift", "scale_shift"), ("unet", "dual_cross_attention", True),
+    ("unet", "only_cross_attention", True), ("unet", "mid_block_type", "UNetMidBlock2D"),
+    ("unet", "conv_in_kernel", 5), ("unet", "encoder_hid_dim_type", "text_proj"), ("unet", "num_attention_heads", 4),
+    ("unet", "time_cond_proj_dim", 256), ("vae", "some_new_setting", "x"), ("vae", "act_fn", "relu"),
+    ("vae", "shift_factor", 0.1), ("vae", "latents_mean", [0.0]), ("text_encoder", "hidden_act", "some_new_act"),
+    ("scheduler", "prediction_type", "sample"), ("scheduler", "beta_schedule", "squaredcos_cap_v2"),
+    ("scheduler", "rescale_betas_zero_snr", True), ("scheduler", "thresholding", True),
+    ("scheduler", "timestep_spacing", "random")])
+def test_a_setting_that_is_not_implemented_is_named(copy, part, key, value):
+    """A config key that nobody knows, or a value that the code does not implement, is an error: no setting that changes the maths is passed over."""
+    config = copy / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    configure(config, **{key: value})
+    refused(copy, str(value) if key == "hidden_act" else key)
+
+
+@pytest.mark.parametrize("part, values, says", [
+    ("unet", dict(down_block_types=["CrossAttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"]), "AttnDownBlock2D"),
+    ("unet", dict(up_block_types=["UpBlock2D"]), "1 values for 3 blocks"),
+    ("unet", dict(attention_head_dim=[2, 2]), "2 values for 3 blocks"), ("unet", dict(attention_head_dim=5), "5 attention heads"),
+    ("unet", dict(norm_num_groups=7), "unet"), ("unet", dict(block_out_channels="wide"), "unet"),
+    ("unet", dict(block_out_channels=[]), "unet"), ("unet", dict(cross_attention_dim=48), "unet"),
+    ("unet", dict(attention_head_dim=0), "unet"), ("unet", dict(layers_per_block="two"), "unet"),
+    ("vae", dict(down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D", "DownEncoderBlock2D"]), "AttnDown"),
+    ("text_encoder", dict(num_attention_heads=5), "text_encoder"),
+    ("text_encoder", dict(vocab_size=10), "text_encoder"), ("scheduler", dict(num_train_timesteps="many"), "num_train_timesteps"),
+    ("scheduler", dict(beta_start="low"), "beta_start")])
+def test_a_config_that_makes_no_network_is_an_error(copy, part, values, says):
+    """Wrong block names, counts, widths or types: one line, no traceback of the library beneath."""
+    configure(copy / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **values)
+    refused(copy, says)
+
+
+def test_a_config_of_another_width_names_a_tensor_and_both_shapes(copy):
+    """A config and a file that do not belong together."""
+    configure(copy / "unet" / "config.json", cross_attention_dim=48)
+    refused(copy, "does not fit its config", "attn2.to_k.weight is (32, 32), not (32, 48)")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\xff\xfe", None])
+def test_an_unreadable_config_is_named(copy, part, content):
+    """Empty, cut off, no object, no text, not there: the file is named."""
+    file = copy / part / "config.json"
+    file.unlink() if content is None else file.write_bytes(content.encode("latin-1"))
+    refused(copy, str(file))
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("file", [UNET, VAE, TEXT])
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_truncated_file_is_named(copy, file, keep):
+    """Cut anywhere, down to nothing: an error with the file's name."""
+    data = (copy / file).read_bytes()
+    (copy / file).write_bytes(data[:keep])
+    refused(copy, str(copy / file))
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".pt"])
+def test_a_pickled_checkpoint_is_refused_with_the_reason(copy, suffix):
+    """Reading a pickle can run any code; both a pickled file and a folder that has only pickles are refused for it."""
+    pickled = (copy / UNET).with_suffix(suffix)
+    (copy / UNET).rename(pickled)
+    refused(copy, str(pickled), "pickled", "run any code")
+    refused(pickled, "pickled", "run any code")
+
+
+@pytest.mark.parametrize("make, says", [
+    (lambda p: p / "nowhere", "no checkpoint"), (lambda p: (p / "empty").mkdir() or p / "empty", "nothing"),
+    (lambda p: (p / "note.txt").write_text("x") and p / "note.txt", "note.txt"),
+    (lambda p: (p / "other" / "text").mkdir(parents=True) or p / "other", "text")])
+def test_a_path_that_is_no_checkpoint_says_what_is_there(tmp_path, make, says):
+    """Nowhere, an empty folder, a file, some other folder."""
+    path = make(tmp_path)
+    refused(path, str(path), says)
+
+
+@pytest.mark.parametrize("name", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_folder_is_named(copy, name):
+    """Each of the five parts is needed."""
+    shutil.rmtree(copy / name)
+    refused(copy, f"{name}/", error=FileNotFoundError)
+
+
+@pytest.mark.parametrize("name", [UNET, VAE, TEXT, "scheduler/scheduler_config.json"])
+def test_a_missing_file_is_named(copy, name):
+    """A part without its weights, a scheduler without its config."""
+    (copy / name).unlink()
+    refused(copy, Path(name).name, Path(name).parent.name, error=FileNotFoundError)
+
+
+def test_a_folder_without_tokenizer_files_or_with_broken_ones_is_refused(copy):
+    """Neither an empty tokenizer folder nor half a file becomes a tokenizer."""
+    for file in (copy / "tokenizer").iterdir():
+        file.unlink()
+    refused(copy, "tokenizer", "vocab.json", error=FileNotFoundError)
+    (copy / "tokenizer" / "tokenizer.json").write_text('{"version": "1.0", "mod')
+    refused(copy, str(copy / "tokenizer"))
+
+
+@pytest.mark.parametrize("form", ["vocab.json and merges.txt", "tokenizer.json"])
+def test_a_tokenizer_is_read_in_either_form(copy, tokenizer, form):
+    """vocab.json + merges.txt, or tokenizer.json alone: the same tokens, and 77 positions though no file says so."""
+    bpe = json.loads((copy / "tokenizer" / "tokenizer.json").read_text())["model"]
+    for file in (copy / "tokenizer").iterdir():
+        if file.name != form:
+            file.unlink()
+    if form.startswith("vocab"):
+        (copy / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+        merges = "".join(f"{' '.join(pair)}\n" for pair in bpe["merges"])
+        (copy / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + merges)
+    loaded = p2p.load(copy, "cpu").tokenizer
+    prompt = "a red bicycle, watercolor"
+    assert loaded(prompt).input_ids == tokenizer(prompt).input_ids and loaded.model_max_length == 77
+
+
+def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(copy):
+    """A tokenizer of another model is found out before it asks for an embedding that is not there."""
+    file = copy / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["another"] = len(content["model"]["vocab"])
+    file.write_text(json.dumps(content))
+    refused(copy, "tokens", "text encoder")
+
+
+# ---- dtypes and memory ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_a_half_precision_file_is_loaded_as_float32_on_the_cpu(copy, stored):
+    """Stored in half precision, computed in float32: the same numbers."""
+    for file in (UNET, VAE, TEXT):
+        rewrite(copy / file, lambda tensors: {k: v.to(stored) for k, v in tensors.items()})
+    model = p2p.load(copy, "cpu")
+    assert model.dtype == torch.float32
+    for part, file in ((model.unet, UNET), (model.vae, VAE), (model.text_encoder, TEXT)):
+        assert {p.dtype for p in part.parameters()} == {torch.float32}
+    assert torch.equal(model.unet.conv_in.weight, load_file(copy / UNET)["conv_in.weight"].float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, "float16", "bfloat16", torch.float32])
+def test_a_dtype_may_be_asked_for_by_name_or_as_it_is(folder, dtype):
+    """All networks have it; the VAE too, where its config does not force it up."""
+    model = p2p.load(folder, "cpu", dtype)
+    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    assert {model.dtype, model.vae.quant_conv.weight.dtype, next(model.text_encoder.parameters()).dtype} == {wanted}
+
+
+def test_a_vae_that_overflows_in_fp16_stays_in_float32(copy):
+    """force_upcast: the VAE is float32 in an fp16 model."""
+    configure(copy / "vae" / "config.json", force_upcast=True)
+    model = p2p.load(copy, "cpu", "float16")
+    assert model.dtype == torch.float16 and model.vae.quant_conv.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype, marked", [(None, 1.0), ("float32", 1.0), ("float16", 2.0), ("bfloat16", 2.0)])
+def test_of_two_files_the_one_of_the_wanted_precision_is_read(copy, dtype, marked):
+    """*.fp16.safetensors beside the plain name."""
+    for file, mark in ((UNET, 1.0), (UNET.replace(".safetensors", ".fp16.safetensors"), 2.0)):
+        shutil.copy(copy / UNET, copy / "unet" / "spare") if mark == 1 else shutil.move(copy / "unet" / "spare", copy / file)
+        rewrite(copy / file, lambda tensors, mark=mark: tensors["conv_in.bias"].fill_(mark) is None)
+    assert (p2p.load(copy, "cpu", dtype).unet.conv_in.bias == marked).all()
+
+
+def test_a_file_of_half_precision_alone_is_found(copy):
+    """*.fp16.safetensors instead of the plain name, in every part."""
+    for file in (UNET, VAE, TEXT):
+        (copy / file).rename((copy / file).with_suffix(".fp16.safetensors"))
+    p2p.load(copy, "cpu")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's table of mapped files")
+@pytest.mark.parametrize("part, file", [("unet", UNET), ("vae", VAE), ("text_encoder", TEXT)])
+def test_parameters_are_the_mapped_file_where_the_dtype_agrees(folder, part, file):
+    """No second copy of the weights: every parameter lies in the memory that the file is mapped to."""
+    network = getattr(p2p.load(folder, "cpu"), part)
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(folder / file))]
+    ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+    for name, parameter in network.named_parameters():
+        assert any(a <= parameter.data_ptr() < b for a, b in ranges), name
+
+
+def test_loaded_networks_are_in_eval_mode_without_gradients_and_whole(model):
+    """Nothing is left on the meta device, nothing wants gradients."""
+    for part in (model.unet, model.vae, model.text_encoder):
+        assert not part.training and not any(p.requires_grad or p.is_meta for p in part.parameters())
+        assert not any(buffer.is_meta for buffer in part.buffers())
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (dict(device="nonsense"), "nonsense"), (dict(device="cuda:99"), "cuda:99"), (dict(device="meta"), "meta"),
+    (dict(dtype="float64"), "float64"), (dict(dtype="nonsense"), "nonsense"),
+    (dict(dtype="load"), "load"), (dict(dtype=torch.int8), "int8"), (dict(dtype=16), "16"), (dict(dtype=""), "dtype")])
+def test_an_impossible_device_or_dtype_is_named(folder, arguments, says):
+    """Devices that are not here and types that nobody computes in."""
+    refused(folder, says, **arguments)
+
+
+def test_unknown_keyword_arguments_are_errors(folder):
+    """Trap 7: keyword arguments are not swallowed."""
+    with pytest.raises(TypeError):
+        p2p.load(folder, torch_dtype="float16")
+
+
+def test_a_scheduler_of_another_name_gives_its_betas(model):
+    """A folder that names PNDM: DDIM with that file's betas, offset and prediction type; absent keys have diffusers' defaults."""
+    s = model.schedule
+    betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000) ** 2
+    torch.testing.assert_close(s.alphas_cumprod, (1 - betas).cumprod(0))
+    assert (s.offset, s.spacing, s.prediction) == (1, "leading", "epsilon")
+    assert s.final_alpha == pytest.approx(1 - 0.00085)

@@ -1,0 +1,236 @@
+"""The command line, in process: what it writes, and one line for what it cannot do."""
+import json
+import shlex
+import warnings
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import p2p_min as p2p
+from p2p_min.__main__ import main
+
+SOURCE, TARGET = "a big car next to a river", "a big bicycle next to a river"
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch, capsys):
+    """run(*arguments) in an empty folder, with the small random model: (exit status, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, steps=3):
+        own = [] if "--model" in arguments else ["--model", str(folder)]
+        own += ["--steps", str(steps)] if steps else []
+        own += [] if "--device" in arguments else ["--device", "cpu"]
+        with warnings.catch_warnings():
+            try:
+                status = main([*map(str, arguments), *own])
+            except SystemExit as stop:                     # argparse's way
+                status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+    return run
+
+
+def files():
+    return sorted(str(path) for path in Path().rglob("*"))
+
+
+def captions(monkeypatch):
+    """The prompts that a run is asked for, in a list that fills."""
+    asked = []
+    paint = p2p.prompt_to_prompt
+
+    def spy(model, prompts, *edits, **arguments):
+        asked.append((prompts, edits, arguments))
+        return paint(model, prompts, *edits, **arguments)
+    monkeypatch.setattr(p2p, "prompt_to_prompt", spy)
+    return asked
+
+
+# ---- what it writes ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("target", [TARGET, "a big red car next to a river", "a car", SOURCE])
+def test_an_edit_is_one_command(run, target):
+    """Trap 6: any target is fine; equal word counts swap, others refine. Exit status 0, one picture, its path printed last."""
+    status, out, err = run(SOURCE, target)
+    assert status == 0 and files() == ["p2p.png"] and out.split()[-1] == "p2p.png"
+    assert Image.open("p2p.png").format == "PNG"
+    assert "error" not in err and "arning" not in err
+
+
+def test_device_and_model_are_named_in_one_line(run, folder):
+    """The first line of the output."""
+    line = run(SOURCE, TARGET)[1].splitlines()[0]
+    assert str(folder) in line and "cpu" in line and "float32" in line
+
+
+def test_single_pictures_are_the_same_as_those_of_the_library(run, model):
+    """--singles writes each picture on its own, source first; they are what prompt_to_prompt paints with the same arguments."""
+    prompts = [SOURCE, TARGET, "a big red car next to a river"]
+    arguments = ["--singles", "--out", "x.png", "--seed", "4", "--guidance", "3", "--negative", "snow", "--height", "40",
+                 "--width", "24", "--cross-steps", "0.5", "--cross-steps", "bicycle=0.2,0.9", "--self-steps", "0.3"]
+    assert run(*prompts, *arguments)[0] == 0
+    assert files() == ["x-0.png", "x-1.png", "x-2.png", "x.png"]
+    cross = p2p.auto(model.tokenizer, prompts, {"default_": 0.5, "bicycle": (0.2, 0.9)})
+    result = p2p.prompt_to_prompt(model, prompts, cross, p2p.self_replace(0.3), steps=3, guidance=3.0, seed=4, height=40,
+                                  width=24, negative="snow")
+    for i, image in enumerate(result.images):
+        assert Image.open(f"x-{i}.png").tobytes() == image.tobytes()
+
+
+def test_the_edit_can_be_repeated_from_the_pictures_text(run):
+    """The PNG's text holds the command and all parameters; the command paints the same picture again."""
+    run("a big café", "a red café", "--seed", "7", "--guidance", "2.5", "--reweight", "red=1.5", "--out", "first.png")
+    first = Image.open("first.png")
+    parameters = json.loads(first.text["parameters"])
+    for name, value in dict(source="a big café", targets=["a red café"], seed=7, guidance=2.5, steps=3, negative="",
+                            self_steps="0.4", reweight=["red=1.5"], prompts=["a big café", "a red café"], device="cpu",
+                            p2p_min=p2p.__version__).items():
+        assert parameters[name] == value
+    assert {"model", "height", "width", "cross_steps", "blend", "subtract", "dtype", "out"} <= parameters.keys()
+    command = shlex.split(first.text["command"])
+    assert command[:3] == ["python", "-m", "p2p_min"]
+    Path("first.png").rename("kept.png")
+    assert main(command[3:]) == 0
+    assert Image.open("first.png").tobytes() == Image.open("kept.png").tobytes()
+
+
+@pytest.mark.parametrize("arguments, prompts, factors", [
+    ((SOURCE, "--reweight", "big=-2,0,2"), [SOURCE] * 4, [{"big": -2}, {"big": 0}, {"big": 2}]),
+    ((SOURCE, TARGET, "--reweight", "big=2"), [SOURCE, TARGET], [{"big": 2}]),
+    ((SOURCE, TARGET, "--reweight", "bicycle=1,2"), [SOURCE, TARGET, TARGET], [{"bicycle": 1}, {"bicycle": 2}]),
+    ((SOURCE, TARGET, SOURCE, "--reweight", "big=1,2"), [SOURCE, TARGET, SOURCE], [{"big": 1}, {"big": 2}]),
+    ((SOURCE, TARGET, SOURCE, "--reweight", "big=3"), [SOURCE, TARGET, SOURCE], [{"big": 3}] * 2),
+    ((SOURCE, "--reweight", "big=1,2", "--reweight", "a river=-1"), [SOURCE] * 3,
+     [{"big": 1, "a river": -1}, {"big": 2, "a river": -1}]),
+])
+def test_several_factors_make_one_target_each(run, monkeypatch, tokenizer, arguments, prompts, factors):
+    """--reweight WORD=C[,C...] composes with the swap or refinement; the target may be left out."""
+    asked = captions(monkeypatch)
+    assert run(*arguments)[0] == 0
+    (given, (edit, _), _), = asked
+    assert given == prompts
+    base = p2p.auto(tokenizer, prompts, {"default_": 0.8})
+    assert (edit.c == p2p.reweight(tokenizer, prompts, factors, base).c).all()
+    assert (edit.base.A == base.A).all() and (edit.base.end == base.end).all()
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--blend", "big"], ["--blend", "car", "bicycle"], ["--blend", "big", "--subtract", "river"],
+    ["--blend", "car", "bicycle", "--subtract", "river", "next to"]])
+def test_blend_words_are_one_for_all_or_one_per_prompt(run, model, arguments):
+    """--blend WORD [WORD ...] and --subtract make the LocalBlend of those words."""
+    assert run(SOURCE, TARGET, "--singles", *arguments)[0] == 0
+    at = arguments.index("--subtract") if "--subtract" in arguments else len(arguments)
+    words, subtract = ((2 * x)[:2] if len(x) == 1 else x for x in (arguments[1:at], arguments[at + 1:]))
+    prompts = [SOURCE, TARGET]
+    blend = p2p.LocalBlend(model.tokenizer, prompts, words, subtract or None)
+    result = p2p.prompt_to_prompt(model, prompts, p2p.auto(model.tokenizer, prompts), p2p.self_replace(), blend=blend, steps=3)
+    assert Image.open("p2p-1.png").tobytes() == result.images[1].tobytes()
+
+
+def test_an_existing_picture_is_replaced_and_nothing_else_is_touched(run):
+    """--out may exist; files beside it stay, and no unfinished file is left."""
+    Path("p2p.png").write_text("old")
+    Path("other.txt").write_text("mine")
+    assert run(SOURCE, TARGET, "--out", "p2p.png")[0] == 0
+    assert files() == ["other.txt", "p2p.png"] and Image.open("p2p.png").format == "PNG"
+
+
+def test_help_names_every_option_and_shows_examples(run):
+    """--help is worth reading: exit status 0, the options, an example of each edit."""
+    status, out, err = run("--help")
+    assert status == 0 and not err
+    for text in ("--model", "--out", "--seed", "--steps", "--guidance", "--negative", "--cross-steps", "--self-steps",
+                 "--reweight", "--blend", "--subtract", "--device", "--dtype", "examples"):
+        assert text in out
+
+
+# ---- what it refuses -----------------------------------------------------------------------------------------------
+
+BAD = {
+    "device": (["--device", "nonsense"], "nonsense"),
+    "device that is not here": (["--device", "cuda:99"], "cuda:99"),
+    "device without memory": (["--device", "meta"], "meta"),
+    "dtype": (["--dtype", "float64"], "float64"),
+    "seed below zero": (["--seed", "-1"], "seed"),
+    "seed too large": (["--seed", str(2 ** 64)], "seed"),
+    "seed that is no number": (["--seed", "x"], "--seed"),
+    "no steps": (["--steps", "0"], "steps"),
+    "too many steps": (["--steps", "1001"], "steps"),
+    "steps that are no number": (["--steps", "2.5"], "--steps"),
+    "guidance nan": (["--guidance", "nan"], "guidance"),
+    "guidance inf": (["--guidance", "inf"], "guidance"),
+    "guidance that is no number": (["--guidance", "x"], "--guidance"),
+    "height that is no multiple": (["--height", "33"], "height"),
+    "width 0": (["--width", "0"], "width"),
+    "width below zero": (["--width", "-32"], "width"),
+    "size beyond all memory": (["--height", str(4 * 10 ** 9), "--width", str(4 * 10 ** 9)], ""),
+    "size beyond all numbers": (["--height", str(4 * 10 ** 25)], ""),
+    "window above 1": (["--cross-steps", "1.5"], "1.5"),
+    "window in disorder": (["--cross-steps", "0.7,0.2"], "0.7"),
+    "window nan": (["--cross-steps", "nan"], "nan"),
+    "window that is no number": (["--cross-steps", "x"], "x"),
+    "window of an absent word": (["--cross-steps", "dog=0.4"], "bicycle"),
+    "window without a value": (["--cross-steps", "car="], "fraction"),
+    "self window of three": (["--self-steps", "0.1,0.2,0.3"], "0.1"),
+    "self window per word": (["--self-steps", "car=0.4"], "car=0.4"),
+    "weight of an absent word": (["--reweight", "dog=2"], "bicycle"),
+    "weight nan": (["--reweight", "big=nan"], "nan"),
+    "weight without a number": (["--reweight", "big="], "big="),
+    "weight without a word": (["--reweight", "=2"], "=2"),
+    "weight without =": (["--reweight", "big"], "WORD=C"),
+    "weights in different numbers": (["--reweight", "big=1,2", "--reweight", "river=1,2,3"], "2 and 3"),
+    "blend on an absent word": (["--blend", "dog"], "dog"),
+    "blend on a word of the source only": (["--blend", "car"], "bicycle"),
+    "blend words in a wrong number": (["--blend", "big", "big", "big"], "--blend"),
+    "subtract on an absent word": (["--blend", "big", "--subtract", "dog"], "dog"),
+    "subtract without blend": (["--subtract", "river"], "--blend"),
+    "out folder that does not exist": (["--out", "nowhere/p2p.png"], "nowhere"),
+    "out that is no PNG": (["--out", "p2p.jpg"], ".png"),
+    "out without a name": (["--out", ""], ".png"),
+    "negative too long": (["--negative", "big " * 76], "78 tokens"),
+    "model that is not there": (["--model", "nowhere"], "nowhere"),
+    "model that is an empty folder": (["--model", "."], "unet"),
+    "unknown option": (["--ddim-eta", "1"], "--ddim-eta"),
+    "option without a value": (["--model"], "--model"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(run, case):
+    """Exit status 2, one line on standard error that names what is wrong, and no file, also no unfinished one."""
+    arguments, says = BAD[case]
+    status, out, err = run(SOURCE, TARGET, *arguments, steps=0 if "--steps" in arguments else 1)
+    assert (status, err.count("\n"), files()) == (2, 1, []), err
+    assert says in err and err.startswith("p2p-min: error: ")
+
+
+@pytest.mark.parametrize("prompts, says", [
+    ([], "SOURCE"), ([SOURCE], "TARGET"), ([SOURCE, "big " * 76], "78 tokens"), (["big " * 76, TARGET], "78 tokens"),
+    ([SOURCE, TARGET, TARGET, TARGET, "--reweight", "big=1,2"], "2 factors for 3 targets")])
+def test_bad_prompts_are_one_line_and_leave_nothing(run, prompts, says):
+    """Trap 8: nothing to edit, too long, too many for the factors."""
+    status, out, err = run(*prompts)
+    assert (status, err.count("\n"), files()) == (2, 1, []), err
+    assert says in err
+
+
+@pytest.mark.parametrize("singles", [False, True])
+def test_an_output_that_cannot_be_replaced_leaves_no_unfinished_file(run, singles):
+    """--out names a folder: exit status 2, the error as the last line, and nothing new beside it."""
+    Path("p2p.png").mkdir()
+    status, out, err = run(SOURCE, TARGET, *["--singles"] * singles, steps=1)
+    assert status == 2 and files() == ["p2p.png"] and err.strip().splitlines()[-1].startswith("p2p-min: error: ")
+
+
+def test_warnings_of_libraries_are_silent_and_ours_are_one_line(run, monkeypatch, model):
+    """A library's warning does not reach the terminal; a warning of p2p_min's own code does."""
+    def load(*arguments):
+        warnings.warn_explicit("not ours", FutureWarning, "torch/x.py", 1, module="torch.x")
+        warnings.warn_explicit("ours", UserWarning, "p2p_min/x.py", 1, module="p2p_min.x")
+        return model
+    monkeypatch.setattr(p2p, "load", load)
+    status, out, err = run(SOURCE, TARGET)
+    assert status == 0 and "not ours" not in err and "p2p-min: warning: ours\n" in err

@@ -1,0 +1,432 @@
+"""Algorithm 1 and the local blend on a small random model."""
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import p2p_min as p2p
+from p2p_min.align import find
+from p2p_min.ddim import step, timesteps
+from p2p_min.text import encode
+
+PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
+ATTENTIONS = 7                                             # of each kind, in the model of conftest.py
+
+
+def own(M, M_star, t):
+    return M_star
+
+
+def inject(M, M_star, t):
+    return M.expand_as(M_star)
+
+
+def paint(model, prompts=PROMPTS[:2], *edits, steps=4, **arguments):
+    return p2p.prompt_to_prompt(model, prompts, *edits, steps=steps, **arguments)
+
+
+def assert_same(a, b, tolerance=1e-5):
+    """Latents equal within 1e-5 of their scale."""
+    assert a.shape == b.shape and (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+def differ(a, b):
+    return (a - b).abs().max() > 1e-3 * b.abs().max()
+
+
+@pytest.fixture
+def calls(model, monkeypatch):
+    """A list that every forward call of the UNet is added to: its arguments after z, by position or name, and its output."""
+    seen, forward = [], model.unet.forward
+
+    def spy(z, timestep, context, cross_edit=None, self_edit=None, t=None):
+        out = forward(z, timestep, context, cross_edit, self_edit, t)
+        seen.append(dict(z=z, timestep=timestep, context=context, edits=(cross_edit, self_edit), out=out))
+        return out
+    monkeypatch.setattr(model.unet, "forward", spy)
+    return seen
+
+
+# ---- Algorithm 1 ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("guidance", [1, 7.5])
+def test_the_run_is_algorithm_1(model, tokenizer, guidance):
+    """The loop of the paper, written out here, gives the same latents."""
+    edit, own_edit = p2p.replace(tokenizer, PROMPTS[:2], 0.5), p2p.self_replace(0.25)
+    result = paint(model, PROMPTS[:2], edit, own_edit, guidance=guidance, seed=3, negative="snow")
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)).expand(2, -1, -1, -1)
+    P = encode(tokenizer, model.text_encoder, PROMPTS[:2])
+    empty = encode(tokenizer, model.text_encoder, ["snow"] * 2)
+    times = timesteps(model.schedule, 4)
+    with torch.no_grad():
+        for i in range(4):
+            eps = model.unet(z, times[i], P, edit, own_edit, 1 - i / 4)
+            eps_u = model.unet(z, times[i], empty)
+            z = step(model.schedule, z, eps_u + guidance * (eps - eps_u), times, i)
+    assert_same(result.latents, z)
+    pixels = (model.vae.decode(z).clamp(-1, 1) + 1) / 2 * 255
+    for image, x in zip(result.images, pixels):
+        painted = torch.tensor(list(image.tobytes())).view(32, 32, 3)
+        assert (painted - x.permute(1, 2, 0)).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("guidance", [1, 7.5])
+@pytest.mark.parametrize("edits", [(own, None), (None, own), (own, own), ({"up_blocks": own}, {"mid_block": own})])
+def test_an_edit_that_returns_M_star_gives_the_unedited_run(model, edits, guidance):
+    """Edit = M_star: the latents of no edit at all, but for rounding; pixels within one level."""
+    edited, unedited = paint(model, PROMPTS, *edits, guidance=guidance), paint(model, PROMPTS, guidance=guidance)
+    assert_same(edited.latents, unedited.latents)
+    for a, b in zip(edited.images, unedited.images):
+        assert max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes())) <= 1
+
+
+def test_without_an_edit_prompts_share_their_noise_and_nothing_else(model):
+    """Trap 7: one noise for all prompts; each is painted as if alone."""
+    together = paint(model, PROMPTS).latents
+    for i, prompt in enumerate(PROMPTS):
+        assert_same(together[i:i + 1], paint(model, [prompt]).latents)
+    assert differ(together[0], together[1])
+
+
+@pytest.mark.parametrize("edits", [
+    lambda t, p: (None, None), lambda t, p: (p2p.replace(t, p), p2p.self_replace()),
+    lambda t, p: (p2p.refine(t, p, (0.2, 0.7)), None), lambda t, p: (p2p.reweight(t, p, {"car": 1.0}), None),
+    lambda t, p: (inject, inject)])
+def test_equal_prompts_give_the_source(model, tokenizer, edits):
+    """source = target: whatever is injected is already there."""
+    prompts = [PROMPTS[0]] * 2
+    z = paint(model, prompts, *edits(tokenizer, prompts)).latents
+    assert_same(z[1], z[0])
+
+
+@pytest.mark.parametrize("guidance", [1, 7.5])
+@pytest.mark.parametrize("edits", [(inject, None), (None, inject), (inject, inject)])
+def test_the_source_is_painted_as_if_alone_and_the_target_is_not(model, edits, guidance):
+    """Trap 3: row 0 is the source with guidance and without; edits reach the targets and never the source."""
+    z = paint(model, PROMPTS[:2], *edits, guidance=guidance).latents
+    unedited = paint(model, guidance=guidance).latents
+    assert_same(z[0], unedited[0])
+    assert differ(z[1], unedited[1])
+
+
+@pytest.mark.parametrize("blended", [False, True])
+def test_a_target_does_not_depend_on_the_other_targets(model, tokenizer, blended):
+    """Each target asked for alone gives the latents that it has among others."""
+    def edits(prompts):
+        blend = p2p.LocalBlend(tokenizer, prompts, ["big" if "big" in p else "red" for p in prompts])
+        return dict(cross_edit=p2p.auto(tokenizer, prompts, 0.5), self_edit=p2p.self_replace(0.25),
+                    blend=blend if blended else None)
+    prompts = [*PROMPTS, "a big river"]
+    together = paint(model, prompts, **edits(prompts)).latents
+    for i in (1, 2, 3):
+        pair = [prompts[0], prompts[i]]
+        assert_same(together[[0, i]], paint(model, pair, **edits(pair)).latents)
+
+
+def test_the_lambda_of_the_design_works_as_it_stands(model):
+    """A user's own function serves as cross_edit and as self_edit: M until the last fifth of t, then M_star."""
+    edit = lambda M, M_star, t: M_star if t < 0.2 else M.expand_as(M_star)        # noqa: E731
+    z = paint(model, PROMPTS, edit, edit, steps=6).latents
+    assert_same(z, paint(model, PROMPTS, inject_until(0.2), inject_until(0.2), steps=6).latents)
+    assert not torch.equal(z, paint(model, PROMPTS, inject, inject, steps=6).latents)
+
+
+def inject_until(tau):
+    def edit(M, M_star, t):
+        return M.expand_as(M_star).clone() if t >= tau else M_star.clone()
+    return edit
+
+
+@pytest.mark.parametrize("guidance", [1, 7.5])
+@pytest.mark.parametrize("N", [1, 3, 7])
+def test_edits_are_told_the_time_and_the_rows(model, guidance, N):
+    """Trap 3: t is 1 − i/N at step i in every layer, and M_star holds the targets: no counting of calls, no half of a batch."""
+    seen = [], []
+    edits = [lambda M, M_star, t, log=log: log.append((t, len(M_star))) or M_star for log in seen]
+    paint(model, PROMPTS, *edits, steps=N, guidance=guidance)
+    for log in seen:
+        assert log == [(1 - i / N, 2) for i in range(N) for _ in range(ATTENTIONS)]
+
+
+@pytest.mark.parametrize("guidance, a_step", [(1, 1), (1.0, 1), (0, 2), (7.5, 2), (-1.5, 2)])
+def test_guidance_1_makes_one_network_call_a_step_and_other_values_two(model, calls, guidance, a_step):
+    """Guidance 1 is the conditional prediction alone."""
+    paint(model, steps=3, guidance=guidance)
+    assert len(calls) == 3 * a_step and all(len(call["z"]) == 2 for call in calls)
+
+
+def test_the_unconditional_call_never_sees_an_edit(model, calls):
+    """Of the two calls, the one with the negative prompt's text is plain: its output is that of the bare network."""
+    paint(model, PROMPTS, inject, inject, negative="snow")
+    empty = encode(model.tokenizer, model.text_encoder, ["snow"]).expand(3, -1, -1)
+    plain = [call for call in list(calls) if torch.equal(call["context"], empty)]
+    assert len(plain) == 4 and all(call["edits"] == (None, None) for call in plain)
+    call = plain[-1]
+    with torch.no_grad():
+        assert torch.equal(call["out"], model.unet(call["z"], call["timestep"], empty))
+
+
+def test_guidance_is_w_in_the_formula_at_every_value(model):
+    """guidance 0 is the negative prompt's picture, guidance 1 the prompt's."""
+    unconditional = paint(model, ["a car"], guidance=0, negative="snow").latents
+    assert_same(unconditional, paint(model, ["snow"], guidance=1).latents)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_edits_and_blend_work_in_half_precision(folder, tokenizer, dtype):
+    """fp16 and bf16 networks: maps are fp32, latents too; equal prompts stay equal, an edit of M_star is no edit but for rounding."""
+    model = p2p.load(folder, "cpu", dtype)
+    dtypes = set()
+
+    def look(M, M_star, t):
+        dtypes.update([M.dtype, M_star.dtype])
+        return M_star
+    blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.0)
+    z = paint(model, PROMPTS[:2], look, p2p.self_replace(0.0), blend=blend, steps=2, guidance=2).latents
+    assert dtypes == {torch.float32} and z.dtype == torch.float32 and z.isfinite().all()
+    assert_same(z, paint(model, steps=2, guidance=2).latents, 0.1)
+    z = paint(model, PROMPTS[:1] * 2, p2p.replace(tokenizer, PROMPTS[:1] * 2), p2p.self_replace(), steps=2).latents
+    assert_same(z[1], z[0], 0.1)
+
+
+# ---- sizes, noise, seeds -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("height, width", [(32, 48), (64, 16), (20, 28), (4, 4), (36, 52)])
+def test_any_multiple_of_the_factor_is_a_size(model, tokenizer, height, width):
+    """Trap 4: no 512 pixels, no squares: pictures have the size asked for, and maps the shape of their layer."""
+    shapes = set()
+
+    def look(M, M_star, t):
+        shapes.add(tuple(M.shape[1:3]))
+        return M_star
+    blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"])
+    result = paint(model, PROMPTS[:2], look, p2p.self_replace(), blend=blend, height=height, width=width, steps=2)
+    assert [image.size for image in result.images] == [(width, height)] * 2
+    h, w = height // 4, width // 4
+    assert result.latents.shape == (2, 4, h, w)
+    assert shapes == {(h, w), (-(-h // 2), -(-w // 2)), (-(-h // 4), -(-w // 4))}
+    assert shapes == set(model.unet.map_sizes(h, w))
+
+
+def test_the_size_left_out_is_the_models_own(model):
+    """height and width default to the model's size, each on its own."""
+    assert paint(model, ["a car"], steps=1, width=16).images[0].size == (16, 32)
+
+
+def test_the_same_seed_paints_the_same_picture_and_another_a_different_one(model):
+    """The noise comes from the seed alone, and the global generator is neither used nor moved."""
+    torch.manual_seed(5)
+    first = paint(model, seed=11)
+    torch.manual_seed(6)
+    state = torch.get_rng_state()
+    again = paint(model, seed=11)
+    assert torch.equal(first.latents, again.latents) and torch.equal(torch.get_rng_state(), state)
+    assert [a.tobytes() for a in first.images] == [b.tobytes() for b in again.images]
+    assert differ(paint(model, seed=12).latents, first.latents)
+
+
+def test_latents_are_the_shared_noise_or_one_per_prompt(model):
+    """latents (1, …) stand for the seed's; (prompts, …) give each prompt its own; their size is the pictures'."""
+    noise = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    kept = noise.clone()
+    shared = paint(model, PROMPTS, latents=noise[:1]).latents
+    each = paint(model, PROMPTS, latents=noise).latents
+    assert_same(each[0], shared[0])
+    for i in (1, 2):
+        assert_same(each[i:i + 1], paint(model, PROMPTS[i:i + 1], latents=noise[i:i + 1]).latents)
+        assert differ(each[i], shared[i])
+    assert torch.equal(noise, kept)
+    seeded = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(paint(model, latents=seeded, height=32).latents, paint(model, seed=7).latents)
+
+
+def test_a_source_alone_is_painted(model):
+    """No target: the edits have nothing to do, and the source comes."""
+    assert_same(paint(model, PROMPTS[:1], inject, inject).latents, paint(model, PROMPTS[:1]).latents)
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (dict(prompts="a car"), "prompts must be a list"), (dict(prompts=[]), "prompts must be a list"),
+    (dict(prompts=["a car", 3]), "must be text"), (dict(negative=None), "must be text"),
+    (dict(prompts=["a car", "big " * 76]), "78 tokens"), (dict(negative="big " * 76), "78 tokens"),
+    (dict(steps=0), "steps"), (dict(steps=1001), "1 to 1000"), (dict(steps=2.5), "steps"), (dict(steps="5"), "steps"),
+    (dict(steps=True), "steps"), (dict(height=30), "height.*multiple of 4"), (dict(width=0), "width"),
+    (dict(width=-32), "width"), (dict(height=32.0), "height"), (dict(height="32"), "height"),
+    (dict(seed=-1), "seed"), (dict(seed=2 ** 63), "seed"), (dict(seed=1.5), "seed"), (dict(seed=None), "seed"),
+    (dict(guidance=float("nan")), "guidance"), (dict(guidance=float("inf")), "guidance"),
+    (dict(guidance="7.5"), "guidance"), (dict(guidance=None), "guidance"),
+    (dict(latents=torch.zeros(3, 4, 8, 8)), "latents"), (dict(latents=torch.zeros(1, 3, 8, 8)), "latents"),
+    (dict(latents=torch.zeros(4, 8, 8)), "latents"), (dict(latents=torch.zeros(1, 4, 8, 8), width=64), "width"),
+    (dict(latents=[0.0]), "latents"), (dict(latents=torch.full((1, 4, 8, 8), float("nan"))), "latents"),
+    (dict(latents=torch.zeros(1, 4, 0, 8)), "latents"),
+    (dict(cross_edit={"nowhere": own}), "nowhere"), (dict(self_edit={"nowhere": own}), "nowhere"),
+    (dict(cross_edit=lambda M, M_star, t: M), "M_star")])
+def test_what_cannot_be_done_is_a_ValueError_that_names_it(model, arguments, says):
+    """Sizes, steps, seeds, prompts, guidance, latents, edits: refused with the argument's name before a picture is made."""
+    with pytest.raises(ValueError, match=says):
+        paint(model, **{"prompts": ["a car", "a cat"], "steps": 2, **arguments})
+
+
+def test_unknown_keyword_arguments_are_errors(model):
+    """Trap 7: keyword arguments are not swallowed."""
+    with pytest.raises(TypeError):
+        paint(model, num_inference_steps=5)
+
+
+@pytest.mark.parametrize("steps", [999, 1000])
+def test_as_many_steps_as_the_schedule_has_are_possible(model, steps):
+    """N = 1000 with an offset of 1 asks for no time that does not exist, and N steps give exactly N."""
+    times = timesteps(model.schedule, steps)
+    assert len(times) == len(set(times)) == steps and max(times) <= 999 and min(times) >= 0
+    assert times == sorted(times, reverse=True)
+
+
+def test_v_prediction_and_epsilon_are_different_readings_of_one_output(model):
+    """The schedule's prediction type is heeded by the whole run."""
+    v = dataclasses.replace(model, schedule=model.schedule._replace(prediction="v_prediction"))
+    assert differ(paint(v).latents, paint(model).latents)
+
+
+# ---- blend ---------------------------------------------------------------------------------------------------------
+
+def test_a_plain_function_serves_as_blend(model):
+    """blend(z, z_star, t) is called at the end of each step with the source's row, the targets' and the step's time."""
+    seen = []
+
+    def blend(z, z_star, t):
+        seen.append((tuple(z.shape), tuple(z_star.shape), t))
+        return z_star if t > 0.5 else z.expand_as(z_star)
+    z = paint(model, PROMPTS, blend=blend).latents
+    assert seen == [((1, 4, 8, 8), (2, 4, 8, 8), 1 - i / 4) for i in range(4)]
+    assert torch.equal(z[1:], z[:1].expand(2, -1, -1, -1))
+
+
+class Recorder:
+    """Does as `edit` does, keeps the source's own and the edited maps of one size, and blends by them as DESIGN.md says.
+
+    An independent writing of the local blend: the maps of each step are kept whole, and the mask is made anew.
+    """
+
+    def __init__(self, edit, size, words, subtract=None, start=0.2, threshold=(0.3, 0.3)):
+        self.edit, self.size, self.words, self.subtract = edit, size, words, subtract
+        self.start, self.threshold, self.steps, self.masks = start, threshold, [], []
+
+    def __call__(self, M, M_star, t):
+        M = M.clone()
+        M_hat = self.edit(M.clone(), M_star.clone(), t)
+        if tuple(M.shape[1:3]) == self.size:
+            if not self.steps or self.steps[-1][0] != t:
+                self.steps.append((t, []))
+            self.steps[-1][1].append(torch.cat([M[None], M_hat]))
+        return M_hat
+
+    def mask(self, words, pool, side, threshold):
+        mean = sum(torch.stack(layers).mean((0, 2)) for _, layers in self.steps)     # over layers and heads; summed over t
+        masks = []
+        for maps, tokens in zip(mean, words):
+            m = sum((maps[..., j] for j in tokens), torch.zeros(self.size))
+            if pool:
+                padded = F.pad(m, (1, 1, 1, 1), value=-torch.inf)
+                m = torch.stack([padded[y:y + m.shape[0], x:x + m.shape[1]] for y in range(3) for x in range(3)]).amax(0)
+            rows, columns = (torch.arange(n) * small // n for n, small in zip(side, self.size))
+            m = m[rows][:, columns]                        # nearest
+            masks.append(m / m.max() > threshold if m.max() > 0 else torch.zeros(side, dtype=torch.bool))
+        return [masks[0] | own for own in masks[1:]]
+
+    def blend(self, z, z_star, t):
+        if 1 - t < self.start - 1e-6:
+            return z_star
+        masks = self.mask(self.words, True, z.shape[-2:], self.threshold[0])
+        if self.subtract:
+            masks = [m & ~s for m, s in zip(masks, self.mask(self.subtract, False, z.shape[-2:], self.threshold[1]))]
+        self.masks.append(torch.stack(masks))
+        return torch.stack([torch.where(m, own, z[0]) for m, own in zip(masks, z_star)])
+
+
+@pytest.mark.parametrize("size, at, start, threshold, subtract, words", [
+    (None, (8, 8), 0.2, 0.7, None, ["car", "bicycle", "red car"]),
+    ((48, 80), (12, 20), 0.0, 0.75, None, ["car", "bicycle", ["red", "car"]]),
+    ((92, 100), (12, 13), 0.5, 0.6, None, [["car", "river"], "river", "snow"]),
+    (None, (8, 8), 0.2, (0.5, 0.85), ["river", "river", "snow"], ["car", "bicycle", "car"]),
+    (None, (8, 8), 0.2, (0.5, 0.8), [[], "a", []], ["car", "bicycle", "car"]),
+])
+def test_local_blend_is_what_the_design_says(model, tokenizer, size, at, start, threshold, subtract, words):
+    """Trap 4 too: the mask from the recorded maps, written independently, gives the same latents, also for sizes that are not square."""
+    height, width = size or (None, None)
+    edit = p2p.auto(tokenizer, PROMPTS, 0.5)
+
+    def tokens(words):
+        return words and [sorted({j for word in ([one] if isinstance(one, str) else one) for j in find(tokenizer, p, word)})
+                          for p, one in zip(PROMPTS, words)]
+    pair = threshold if isinstance(threshold, tuple) else (threshold, threshold)
+    recorder = Recorder(edit, at, tokens(words), tokens(subtract), start, pair)
+    arguments = dict(height=height, width=width, steps=5, seed=2)
+    expected = paint(model, PROMPTS, recorder, blend=recorder.blend, **arguments).latents
+    blend = p2p.LocalBlend(tokenizer, PROMPTS, words, subtract, start, threshold)
+    assert_same(paint(model, PROMPTS, edit, blend=blend, **arguments).latents, expected)
+    masks = torch.stack(recorder.masks).float()
+    assert 0.02 < masks.mean() < 0.98                      # the mask is neither nothing nor everything
+    assert differ(expected, paint(model, PROMPTS, edit, **arguments).latents)
+
+
+def test_outside_the_mask_the_target_is_the_source(model, tokenizer):
+    """From its start to the end, the latents outside the mask are exactly the source's."""
+    blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.9)
+    z = paint(model, blend=blend).latents
+    same = (z[0] == z[1]).all(0).float().mean()
+    assert 0.05 < same < 1
+
+
+def test_one_blend_object_serves_two_runs_equally(model, tokenizer):
+    """A run leaves no trace in a LocalBlend: not in a second run of it, and not after one of another size."""
+    blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], subtract=["river", "river"], threshold=0.6)
+    edit = p2p.replace(tokenizer, PROMPTS[:2])
+    first = paint(model, PROMPTS[:2], edit, blend=blend).latents
+    paint(model, PROMPTS[:2], edit, blend=blend, height=48, width=64, seed=9)
+    assert torch.equal(paint(model, PROMPTS[:2], edit, blend=blend).latents, first)
+
+
+def test_the_blend_sees_the_sources_own_maps_whatever_an_edit_writes(model, tokenizer):
+    """Trap 9: an edit that writes into M changes neither the source's picture nor the mask."""
+    def vandal(M, M_star, t):
+        M.zero_()
+        return M_star
+    blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.7)
+    assert_same(paint(model, PROMPTS[:2], vandal, blend=blend).latents, paint(model, PROMPTS[:2], own, blend=blend).latents)
+
+
+@pytest.mark.parametrize("cross_edit", [{"up_blocks": inject}, {"": inject, "mid_block": None}, {}, {"mid_block": own}])
+def test_a_blend_watches_every_layer_also_under_prefixes(model, tokenizer, cross_edit):
+    """The mask does not depend on how the edits are given: a dict by prefix blends as the equal plain edit does."""
+    blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.7)
+    filled = {"": own, **{prefix: edit or own for prefix, edit in cross_edit.items()}}
+    everywhere = paint(model, PROMPTS[:2], filled, blend=blend).latents
+    assert_same(paint(model, PROMPTS[:2], cross_edit, blend=blend).latents, everywhere)
+
+
+def test_a_blend_does_not_change_what_an_edit_does(model, tokenizer):
+    """With a mask of everything, the blended run is the run without blend."""
+    everything = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.0)
+    edit = p2p.replace(tokenizer, PROMPTS[:2], 0.5)
+    assert_same(paint(model, PROMPTS[:2], edit, blend=everything).latents, paint(model, PROMPTS[:2], edit).latents)
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (dict(words=["car", "dog"]), "'dog'.*bicycle"), (dict(words=["car"]), "one entry per prompt"),
+    (dict(words="car"), "one entry per prompt"), (dict(words=["car", []]), "no word"),
+    (dict(subtract=["river", "snow"]), "'snow'"), (dict(subtract=["river"]), "subtract"),
+    (dict(threshold=1.5), "threshold"), (dict(threshold=(0.1, 0.2, 0.3)), "threshold"), (dict(threshold="0.3"), "threshold"),
+    (dict(threshold=float("nan")), "threshold"), (dict(start=1.5), "start"), (dict(start=-0.1), "start"),
+    (dict(start=None), "start")])
+def test_an_impossible_blend_is_an_error(tokenizer, arguments, says):
+    """Trap 2: words absent from their prompt are errors, not an empty mask (0/0); numbers out of range are named."""
+    with pytest.raises(ValueError, match=says):
+        p2p.LocalBlend(tokenizer, PROMPTS[:2], **{"words": ["car", "bicycle"], **arguments})
+
+
+def test_a_blend_for_other_prompts_says_so(model, tokenizer):
+    """A blend built for two prompts refuses three."""
+    blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"])
+    with pytest.raises(ValueError, match="2 prompts.* 3"):
+        paint(model, PROMPTS, blend=blend)

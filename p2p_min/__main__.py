@@ -125,6 +125,8 @@ def run(args, command):
     """Raises ValueError or OSError for whatever the user can mend."""
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png (the parameters are kept in the PNG's text), not {args.out}")
+    if args.out.is_dir():
+        raise ValueError(f"--out {args.out} is a folder")
     if not args.out.parent.is_dir():
         raise ValueError(f"the folder {args.out.parent} of --out does not exist")
     if args.subtract and not args.blend:
@@ -155,8 +157,11 @@ def run(args, command):
         pictures += [(args.out.with_name(f"{args.out.stem}-{i}.png"), image) for i, image in enumerate(result.images)]
     for path, picture in pictures:
         unfinished = path.with_name(f".{path.name}.part")
-        picture.save(unfinished, format="PNG", pnginfo=info)
-        os.replace(unfinished, path)
+        try:
+            picture.save(unfinished, format="PNG", pnginfo=info)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
         print(path)
 
 
@@ -175,9 +180,14 @@ def main(argv=None):
     parser = arguments()
     try:
         run(parser.parse_args(argv), shlex.join(["python", "-m", "p2p_min", *argv]))
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError) as error:
         message = str(error).strip() or type(error).__name__
         print("p2p-min: error: " + " ".join(message.split("\n")[0].split()), file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        print("p2p-min: error: not enough memory; try a smaller --height and --width, or --dtype", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -3,7 +3,6 @@
 Words are found by the tokenizer's own offsets into the prompt; case and punctuation around them do not count.
 """
 import re
-from difflib import SequenceMatcher
 from typing import NamedTuple
 
 import torch
@@ -106,9 +105,35 @@ def gaps_of(sequence):
 def extend(tokenizer, source, target):
     """Alignment for an added phrase: words that both prompts share, in order, take the source's map."""
     a, b = units(tokenizer, source), units(tokenizer, target)
-    matcher = SequenceMatcher(None, [u.text for u in a], [u.text for u in b], autojunk=False)
-    pairs = [(a[m.a + i], b[m.b + i]) for m in matcher.get_matching_blocks() for i in range(m.size)]
+    pairs = [(a[i], b[j]) for i, j in common([u.text for u in a], [u.text for u in b])]
     return token_map(tokenizer, source, target, pairs)
+
+
+def common(a, b):
+    """The longest common subsequence of two lists as index pairs; among equally long ones, one of fewest pieces.
+
+    (The official code's Needleman-Wunsch alignment finds the same length, and any of them.)
+    """
+    def score(match):
+        return match[:2]
+
+    best = {(i, j): (0, 0, ()) for i in range(-1, len(a)) for j in range(-1, len(b))}      # of a[:i+1] and b[:j+1]
+    ends = {}                                              # the same, if a[i] and b[j] are a pair of it
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            best[i, j] = max(best[i - 1, j], best[i, j - 1], key=score)
+            if x != y:
+                continue
+            pairs, joints, before = best[i - 1, j - 1]     # joints: pairs that follow each other in both lists
+            apart = pairs + 1, joints, (before, (i, j))
+            pairs, joints, before = ends.get((i - 1, j - 1), (-1, 0, ()))
+            ends[i, j] = max(apart, (pairs + 1, joints + 1, (before, (i, j))), key=score)
+            best[i, j] = max(ends[i, j], best[i, j], key=score)
+    found, chain = [], best[len(a) - 1, len(b) - 1][2]
+    while chain:
+        chain, pair = chain
+        found.insert(0, pair)
+    return found
 
 
 def token_map(tokenizer, source, target, pairs):

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 
 from .align import find
 from .attention import wants
-from .edits import window
 
 
 class LocalBlend:
@@ -23,7 +22,9 @@ class LocalBlend:
     """
 
     def __init__(self, tokenizer, prompts, words, subtract=None, start=0.2, threshold=0.3):
-        self.start = window((start, 1.0))[0]
+        if isinstance(start, bool) or not isinstance(start, (int, float)) or not 0 <= start <= 1:
+            raise ValueError(f"start must be a fraction of the schedule from 0 to 1, not {start!r}")
+        self.start = start
         pair = threshold if isinstance(threshold, (tuple, list)) else (threshold, threshold)
         if len(pair) != 2 or not all(isinstance(x, (int, float)) and 0 <= x <= 1 for x in pair):
             raise ValueError(f"threshold must be a number from 0 to 1, or a pair of them, not {threshold!r}")
@@ -75,9 +76,11 @@ class Watching:
 
     def __call__(self, M, M_star, t):
         size = tuple(M.shape[1:3])
+        watched = size == self.size
+        own = M.clone() if watched else M                  # an edit may write into M
         M_hat = self.edit(M, M_star, t) if wants(self.edit, size, t) else M_star
-        if size == self.size:
-            self.note(M, M_hat)
+        if watched:
+            self.note(own, M_hat)
         return M_hat
 
 

@@ -56,7 +56,7 @@ def load(path="weights/toy", device=None, dtype=None):
             part_dtype = torch.float32                     # this VAE overflows in fp16
         parts[name] = materialize(build, config, file, getattr(keys, name.split("_")[0]), device, part_dtype)
     tokenizer = load_tokenizer(folder / "tokenizer", parts["text_encoder"].config)
-    schedule = Schedule.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
+    schedule = load_schedule(folder / "scheduler" / "scheduler_config.json")
     widths = parts["text_encoder"].config.hidden_size, parts["unet"].config["cross_attention_dim"]
     if widths[0] != widths[1]:
         raise ValueError(f"{folder}: the text encoder gives {widths[0]} numbers per token, the UNet wants {widths[1]}")
@@ -93,8 +93,8 @@ def choose_device(device):
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"the device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return device
 
@@ -150,8 +150,8 @@ def materialize(build, config, file, rename, device, dtype):
     try:
         with torch.device("meta"):
             module = build(config)
-    except (ValueError, TypeError, ZeroDivisionError, KeyError, IndexError, RuntimeError) as error:
-        raise ValueError(f"{file.parent / 'config.json'}: {error}") from None
+    except Exception as error:                             # whatever a senseless value leads to
+        raise senseless(file.parent / "config.json", error) from error
     own = module.state_dict()
     prefix = keys.TEXT_PREFIX if any(k.startswith(keys.TEXT_PREFIX) for k in own) else ""
     tensors, wrong = {}, []
@@ -179,6 +179,19 @@ def materialize(build, config, file, rename, device, dtype):
         if getattr(getattr(owner, "position_ids", None), "is_meta", False):
             owner.position_ids = torch.arange(owner.position_ids.shape[-1], device=device)[None]
     return module.eval().requires_grad_(False)
+
+
+def senseless(file, error):
+    """A ValueError in one line: ours as it is, a library's by its last line."""
+    return ValueError(f"{file}: {str(error).strip().splitlines()[-1].strip() if str(error).strip() else error!r}")
+
+
+def load_schedule(file):
+    config = read_json(file)
+    try:
+        return Schedule.from_config(config)
+    except Exception as error:
+        raise senseless(file, error) from error
 
 
 def load_tokenizer(folder, text_config):

@@ -40,6 +40,9 @@ class Schedule(NamedTuple):
                 raise ValueError(f"scheduler: its config has {key} = {c[key]!r}; p2p_min implements "
                                  + " or ".join(map(repr, allowed)))
         n, first, last = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
+        for key in ("num_train_timesteps", "beta_start", "beta_end"):
+            if isinstance(c[key], bool) or not isinstance(c[key], (int, float)) or c[key] <= 0:
+                raise ValueError(f"scheduler: its config has {key} = {c[key]!r}, which is no positive number")
         if c["trained_betas"] is not None:
             betas = torch.tensor(c["trained_betas"], dtype=torch.float32)
         elif c["beta_schedule"] == "scaled_linear":

@@ -73,9 +73,16 @@ def noise(model, prompts, seed, height, width, latents):
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 63:
             raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, not {seed!r}")
         generator = torch.Generator().manual_seed(seed)
-        latents = torch.randn(1, channels, size[0] // f, size[1] // f, generator=generator)
-    elif latents.ndim != 4 or latents.shape[0] not in (1, prompts) or latents.shape[1] != channels:
-        raise ValueError(f"latents must be (1 or {prompts}, {channels}, height/{f}, width/{f}), not {tuple(latents.shape)}")
+        try:
+            latents = torch.randn(1, channels, size[0] // f, size[1] // f, generator=generator)
+        except (RuntimeError, TypeError):
+            raise ValueError(f"pictures of height {size[0]} and width {size[1]} do not fit into memory") from None
+    elif (not isinstance(latents, torch.Tensor) or latents.ndim != 4 or not latents.numel()
+            or latents.shape[0] not in (1, prompts) or latents.shape[1] != channels):
+        shape = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
+        raise ValueError(f"latents must be (1 or {prompts}, {channels}, height/{f}, width/{f}), not {shape}")
+    elif not latents.isfinite().all():
+        raise ValueError("latents hold numbers that are not finite")
     else:
         for name, value, cells in (("height", height, latents.shape[2]), ("width", width, latents.shape[3])):
             if value not in (None, cells * f):

@@ -192,7 +192,7 @@ def test_repeated_words_are_kept_in_order(tokenizer):
     ("a cat", "a fluffy ball and a cat", [5, 6]),
     ("a red car on the snow", "a big red car and a dog on the snow", [1, 3, 4, 8, 9, 10])])
 def test_adding_a_phrase_keeps_every_word_of_the_source(tokenizer, source, target, kept):
-    """Where the target only adds words, all of the source's words are in it, in order, and each takes its map; neighbours stay together."""
+    """Where the target only adds words, each of the source's words takes its map, and neighbours stay together."""
     a = extend(tokenizer, source, target)
     n = len(source.split())
     assert [int(a.A[i, 1:-1].argmax()) + 1 for i in range(1, n + 1)] == kept
@@ -204,17 +204,15 @@ def test_adding_a_phrase_keeps_every_word_of_the_source(tokenizer, source, targe
 LONG = " ".join(["big", "red"] * 37)                       # 74 words
 
 
-@pytest.mark.parametrize("source, target", [
-    ("a big red car next to a river", "a car"),
-    ("a car", "a big red car next to a river"),
-    ("a watercolor of a bicycle on the snow", "a car of a dog on the snow"),
-    ("", "a car"), ("a car", ""), ("", ""),
-    (LONG + " car", "a car"), ("a car", LONG + " car"), (LONG + " car", LONG + " dog")])
-@pytest.mark.parametrize("align", [swap, extend])
+PAIRS = [("a watercolor of a bicycle on the snow", "a car of a dog on the snow"), ("", ""), (LONG + " car", LONG + " dog")]
+UNEQUAL = [("a big red car next to a river", "a car"), ("a car", "a big red car next to a river"), ("", "a car"),
+           ("a car", ""), (LONG + " car", "a car"), ("a car", LONG + " car")]
+
+
+@pytest.mark.parametrize("align, source, target", [
+    *((swap, *pair) for pair in PAIRS), *((extend, *pair) for pair in PAIRS + UNEQUAL)])
 def test_padding_maps_position_to_position_and_never_onto_a_word(tokenizer, align, source, target):
     """Trap 5: target position j of the padding takes source position max(j, tokens of the source), also if it is shorter."""
-    if align is swap and len(source.split()) != len(target.split()):
-        pytest.skip("no word swap")
     a = align(tokenizer, source, target)
     n_source, n_target = len(spans(tokenizer, source)), len(spans(tokenizer, target))
     for j in range(n_target, LENGTH):

@@ -60,7 +60,7 @@ def test_an_edit_sees_the_source_the_targets_and_the_time():
 
 @pytest.mark.parametrize("size", [(3, 5), (5, 3), (1, 15), (4, 4)])
 def test_a_maps_pixel_is_where_it_should_be(size):
-    """Trap 4: maps are not reshaped width first. The query of pixel (y, x) looks at key number y or x, and so says the map."""
+    """Trap 4: no reshaping width first. The query of pixel (y, x) looks at key y or x, and so says the map."""
     height, width = size
     keys = max(size)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -106,7 +106,7 @@ def test_maps_kept_from_one_call_are_not_overwritten_by_the_next():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_scores_and_softmax_are_fp32_in_half_precision(dtype):
-    """Maps are made in fp32 from half-precision q and k, even where the scores exceed what fp16 can hold; the output has v's dtype."""
+    """Maps are fp32 though q and k are half, even where fp16 could not hold the scores; the output has v's dtype."""
     q, k, v = qkv(dtype=dtype, scale=1.0)
     big = q * 300, k * 300, v                              # scores near 1e5 · 4: infinite in fp16
     for a, b, c in ((q, k, v), big):

@@ -112,7 +112,7 @@ def test_text_encoders_load_with_and_without_prefix_and_with_position_ids(copy, 
     ("scheduler", "rescale_betas_zero_snr", True), ("scheduler", "thresholding", True),
     ("scheduler", "timestep_spacing", "random")])
 def test_a_setting_that_is_not_implemented_is_named(copy, part, key, value):
-    """A config key that nobody knows, or a value that the code does not implement, is an error: no setting that changes the maths is passed over."""
+    """An unknown key, or a value that is not implemented, is an error: nothing that changes the maths is passed over."""
     config = copy / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     configure(config, **{key: value})
     refused(copy, str(value) if key == "hidden_act" else key)
@@ -307,7 +307,7 @@ def test_unknown_keyword_arguments_are_errors(folder):
 
 
 def test_a_scheduler_of_another_name_gives_its_betas(model):
-    """A folder that names PNDM: DDIM with that file's betas, offset and prediction type; absent keys have diffusers' defaults."""
+    """A folder that names PNDM: DDIM with its betas, offset and prediction type; diffusers' defaults for absent keys."""
     s = model.schedule
     betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000) ** 2
     torch.testing.assert_close(s.alphas_cumprod, (1 - betas).cumprod(0))

@@ -36,7 +36,7 @@ def files():
     return sorted(str(path) for path in Path().rglob("*"))
 
 
-def captions(monkeypatch):
+def watch(monkeypatch):
     """The prompts that a run is asked for, in a list that fills."""
     asked = []
     paint = p2p.prompt_to_prompt
@@ -52,7 +52,7 @@ def captions(monkeypatch):
 
 @pytest.mark.parametrize("target", [TARGET, "a big red car next to a river", "a car", SOURCE])
 def test_an_edit_is_one_command(run, target):
-    """Trap 6: any target is fine; equal word counts swap, others refine. Exit status 0, one picture, its path printed last."""
+    """Trap 6: any target is fine: equal word counts swap, others refine. Status 0, one picture, its path last."""
     status, out, err = run(SOURCE, target)
     assert status == 0 and files() == ["p2p.png"] and out.split()[-1] == "p2p.png"
     assert Image.open("p2p.png").format == "PNG"
@@ -66,7 +66,7 @@ def test_device_and_model_are_named_in_one_line(run, folder):
 
 
 def test_single_pictures_are_the_same_as_those_of_the_library(run, model):
-    """--singles writes each picture on its own, source first; they are what prompt_to_prompt paints with the same arguments."""
+    """--singles writes each picture, source first; they are what prompt_to_prompt paints with these arguments."""
     prompts = [SOURCE, TARGET, "a big red car next to a river"]
     arguments = ["--singles", "--out", "x.png", "--seed", "4", "--guidance", "3", "--negative", "snow", "--height", "40",
                  "--width", "24", "--cross-steps", "0.5", "--cross-steps", "bicycle=0.2,0.9", "--self-steps", "0.3"]
@@ -107,7 +107,7 @@ def test_the_edit_can_be_repeated_from_the_pictures_text(run):
 ])
 def test_several_factors_make_one_target_each(run, monkeypatch, tokenizer, arguments, prompts, factors):
     """--reweight WORD=C[,C...] composes with the swap or refinement; the target may be left out."""
-    asked = captions(monkeypatch)
+    asked = watch(monkeypatch)
     assert run(*arguments)[0] == 0
     (given, (edit, _), _), = asked
     assert given == prompts
@@ -126,7 +126,8 @@ def test_blend_words_are_one_for_all_or_one_per_prompt(run, model, arguments):
     words, subtract = ((2 * x)[:2] if len(x) == 1 else x for x in (arguments[1:at], arguments[at + 1:]))
     prompts = [SOURCE, TARGET]
     blend = p2p.LocalBlend(model.tokenizer, prompts, words, subtract or None)
-    result = p2p.prompt_to_prompt(model, prompts, p2p.auto(model.tokenizer, prompts), p2p.self_replace(), blend=blend, steps=3)
+    edits = p2p.auto(model.tokenizer, prompts), p2p.self_replace()
+    result = p2p.prompt_to_prompt(model, prompts, *edits, blend=blend, steps=3)
     assert Image.open("p2p-1.png").tobytes() == result.images[1].tobytes()
 
 

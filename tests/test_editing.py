@@ -141,7 +141,7 @@ def inject_until(tau):
 @pytest.mark.parametrize("guidance", [1, 7.5])
 @pytest.mark.parametrize("N", [1, 3, 7])
 def test_edits_are_told_the_time_and_the_rows(model, guidance, N):
-    """Trap 3: t is 1 − i/N at step i in every layer, and M_star holds the targets: no counting of calls, no half of a batch."""
+    """Trap 3: t is 1 − i/N at step i in every layer, M_star holds the targets: no counted calls, no half batch."""
     seen = [], []
     edits = [lambda M, M_star, t, log=log: log.append((t, len(M_star))) or M_star for log in seen]
     paint(model, PROMPTS, *edits, steps=N, guidance=guidance)
@@ -175,7 +175,7 @@ def test_guidance_is_w_in_the_formula_at_every_value(model):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_edits_and_blend_work_in_half_precision(folder, tokenizer, dtype):
-    """fp16 and bf16 networks: maps are fp32, latents too; equal prompts stay equal, an edit of M_star is no edit but for rounding."""
+    """fp16 and bf16 networks: maps and latents are fp32; equal prompts stay equal, M_star edits nothing."""
     model = p2p.load(folder, "cpu", dtype)
     dtypes = set()
 
@@ -352,7 +352,7 @@ class Recorder:
     (None, (8, 8), 0.2, (0.5, 0.8), [[], "a", []], ["car", "bicycle", "car"]),
 ])
 def test_local_blend_is_what_the_design_says(model, tokenizer, size, at, start, threshold, subtract, words):
-    """Trap 4 too: the mask from the recorded maps, written independently, gives the same latents, also for sizes that are not square."""
+    """Also trap 4: a mask written independently, from recorded maps, gives the same latents; also not square."""
     height, width = size or (None, None)
     edit = p2p.auto(tokenizer, PROMPTS, 0.5)
 
@@ -368,6 +368,17 @@ def test_local_blend_is_what_the_design_says(model, tokenizer, size, at, start, 
     masks = torch.stack(recorder.masks).float()
     assert 0.02 < masks.mean() < 0.98                      # the mask is neither nothing nor everything
     assert differ(expected, paint(model, PROMPTS, edit, **arguments).latents)
+
+
+@pytest.mark.parametrize("latent, size", [
+    ((64, 64), (16, 16)), ((128, 128), (32, 32)), ((96, 96), (24, 24)), ((24, 24), (12, 12)), ((8, 8), (8, 8)),
+    ((64, 96), (16, 24)), ((96, 64), (24, 16)), ((64, 192), (16, 48)), ((36, 40), (18, 20))])
+def test_the_blend_watches_maps_of_the_size_nearest_to_a_quarter_and_at_least_16(tokenizer, latent, size):
+    """Trap 4: max(side/4, 16), the side being the shorter one: not always 16 × 16, and no map of another size is made."""
+    blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"])
+    sizes = [tuple(-(-side // 2 ** i) for side in latent) for i in range(4)]
+    edit, _ = blend.begin(None, sizes, latent)
+    assert [s for s in sizes if edit.active(*s, 0.5)] == [size]
 
 
 def test_outside_the_mask_the_target_is_the_source(model, tokenizer):

@@ -259,7 +259,7 @@ def test_the_callers_dicts_and_lists_are_left_alone(tokenizer):
     lambda t: replace(t, PROMPTS), lambda t: refine(t, PROMPTS), lambda t: reweight(t, PROMPTS, {"river": 2.0}),
     lambda t: self_replace()])
 def test_an_edit_writes_into_neither_map(tokenizer, build):
-    """Trap 9: maps that somebody keeps are not overwritten by the edits of this package, nor by writing into what they return."""
+    """Trap 9: maps that somebody keeps are not overwritten by the edits of this package."""
     keys = HEIGHT * WIDTH if build(tokenizer) == self_replace() else KEYS
     M, M_star = maps(keys=keys)
     kept = M.clone(), M_star.clone()

@@ -28,7 +28,7 @@ def imports(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_run_downward_only(name):
-    """A file imports from floors below its own; the three steps aside are listed here. Only the command line uses the face."""
+    """A file imports from floors below; three steps aside are listed here. Only the command line uses the face."""
     assert name in FLOOR, f"{name}.py stands on no floor; add it to DESIGN.md and here"
     for module in imports(name):
         if module == "p2p_min":

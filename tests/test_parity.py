@@ -9,6 +9,7 @@ diffusers = pytest.importorskip("diffusers")
 import json
 import shutil
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def paint(pipe, prompts, latents, guidance, negative="", steps=10, after_step=la
         after_step()
         return tensors
 
-    height, width = (8 * side for side in latents.shape[-2:])
+    height, width = (pipe.vae_scale_factor * side for side in latents.shape[-2:])
     images = pipe(prompts, height, width, num_inference_steps=steps, guidance_scale=guidance, callback_on_step_end=keep,
                   negative_prompt=[negative] * len(prompts), latents=latents.expand(len(prompts), -1, -1, -1)).images
     return images, kept[-1]
@@ -340,3 +341,19 @@ def test_padding_token(models, tmp_path):
     (folder / "tokenizer" / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
     tokenizer = p2p.load(folder, "cpu").tokenizer
     assert tokenizer("", padding="max_length").input_ids[2:] == [tokenizer.convert_tokens_to_ids("!")] * 75
+
+
+# The model that ships
+
+@pytest.mark.parametrize("guidance", [1, 5.0])
+def test_toy(guidance):
+    """diffusers opens weights/toy as it is, and paints the same pictures from the same latents: within 2 of 255."""
+    folder = Path(__file__).parents[1] / "weights" / "toy"
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    z, prompts = randn(1, 4, 16, 16), ["a big red bicycle", "children drawing of a castle next to a river"]
+    ours = p2p.prompt_to_prompt(p2p.load(folder, "cpu"), prompts, steps=20, guidance=guidance, latents=z)
+    images, latents = paint(pipe, prompts, z, guidance, steps=20)
+    assert error(ours.latents, latents) <= CLOSE
+    for a, b in zip(ours.images, images, strict=True):
+        assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 2

@@ -1,0 +1,104 @@
+"""The model that ships: what the README's first command and the paper's examples rest on."""
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import p2p_min as p2p
+from p2p_min.align import find
+from p2p_min.text import encode
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "weights" / "toy"
+sys.path.append(str(ROOT / "scripts" / "toy"))
+import world  # noqa: E402
+
+EXAMPLES = [["a big red bicycle", "a big red car"],
+            ["a castle next to a river", "children drawing of a castle next to a river"]]
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return p2p.load(FOLDER, "cpu")
+
+
+def paint(model, prompts, *edits, **arguments):
+    return p2p.prompt_to_prompt(model, prompts, *edits, **{"steps": 10, "guidance": 5.0, **arguments})
+
+
+def pixels(image):
+    return np.asarray(image, dtype=float)
+
+
+def injected(model, prompts):
+    return p2p.auto(model.tokenizer, prompts, 0.8), p2p.self_replace(0.4)
+
+
+def test_the_folder_is_small_and_holds_nothing_that_could_run():
+    """At most 40 MB; safetensors, json and the tokenizer's text only."""
+    files = [file for file in FOLDER.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 40e6
+    assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
+
+
+def test_it_is_found_from_anywhere(tmp_path, monkeypatch):
+    """`load()` without a path means the model in the repository, whatever the current folder is."""
+    monkeypatch.chdir(tmp_path)
+    assert Path(p2p.load(device="cpu").path) == FOLDER
+
+
+def test_an_edit_that_returns_M_star_is_the_unedited_run(toy):
+    """Latents within 1e-5 of their scale, pixels within 1/255."""
+    prompts = EXAMPLES[0]
+    edited = paint(toy, prompts, lambda M, M_star, t: M_star, lambda M, M_star, t: M_star)
+    plain = paint(toy, prompts)
+    assert (edited.latents - plain.latents).abs().max() <= 1e-5 * plain.latents.abs().max()
+    for a, b in zip(edited.images, plain.images, strict=True):
+        assert np.abs(pixels(a) - pixels(b)).max() <= 1
+
+
+@pytest.mark.parametrize("prompts", EXAMPLES)
+def test_equal_prompts_give_equal_pictures(toy, prompts):
+    """Source = target, with every kind of injection: the source again."""
+    twice = prompts[:1] * 2
+    a, b = paint(toy, twice, *injected(toy, twice)).images
+    assert np.abs(pixels(a) - pixels(b)).max() <= 1
+
+
+@pytest.mark.parametrize("prompts", EXAMPLES)
+def test_injection_keeps_the_picture_where_the_seed_alone_does_not(toy, prompts):
+    """The point of the paper: over four seeds, the edited picture is nearer to its source than the seed alone brings it,
+    and it is still another picture."""
+    alone, edited = [], []
+    for seed in range(4):
+        source, target = map(pixels, paint(toy, prompts, seed=seed).images)
+        alone.append(np.abs(source - target).mean())
+        edited.append(np.abs(source - pixels(paint(toy, prompts, *injected(toy, prompts), seed=seed).images[1])).mean())
+    assert 1 < np.mean(edited) < 0.8 * np.mean(alone)
+
+
+def test_the_map_of_a_word_lies_on_what_it_names(toy):
+    """Pictures drawn by the toy world, with noise on them: the object's word looks hardest inside the object.
+
+    Chance would be the object's share of the picture.
+    """
+    hits, chance = [], []
+    for seed in range(24):
+        scene = world.sample(seed, two=False, styled=False)
+        picture, masks = world.render(scene, 64)
+        mask = torch.from_numpy(masks["object 0"]).reshape(16, 4, 16, 4).mean((1, 3)) > 0.25
+        z = toy.vae.encode(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1)
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
+        alpha = toy.schedule.alphas_cumprod[500]
+        prompt, seen = world.caption(scene), []
+        context = encode(toy.tokenizer, toy.text_encoder, [prompt])
+        with torch.no_grad():
+            toy.unet(alpha ** 0.5 * z + (1 - alpha) ** 0.5 * noise, 500, context,
+                     lambda M, M_star, t: seen.append(M) or M_star, t=0.5)
+        tokens = find(toy.tokenizer, prompt, scene.things[0].kind)
+        of_word = sum(M[..., tokens].sum((0, 3)) for M in seen if M.shape[1:3] == (16, 16))
+        hits.append(mask.flatten()[of_word.argmax()].item())
+        chance.append(mask.float().mean().item())
+    assert np.mean(hits) > 0.85 > 2 * np.mean(chance)

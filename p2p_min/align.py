@@ -3,16 +3,15 @@
 Words are found by the tokenizer's own offsets into the prompt; case and punctuation around them do not count.
 """
 import re
+import unicodedata
 from typing import NamedTuple
 
 import torch
 
-WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-
 
 class Unit(NamedTuple):
     """A word, or one punctuation token between words."""
-    text: str                          # lower case
+    text: str                          # as it is compared
     tokens: list[int]                  # positions among the prompt's tokens; the start token is position 0
     is_word: bool
 
@@ -30,6 +29,8 @@ def spans(tokenizer, prompt):
     """
     if not isinstance(prompt, str):
         raise ValueError(f"a prompt must be text, not {type(prompt).__name__}: {prompt!r}")
+    if any(unicodedata.category(letter) == "Cs" for letter in prompt):
+        raise ValueError(f"the prompt {prompt!r} has bytes that are no text")
     offsets = tokenizer(prompt, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     limit = tokenizer.model_max_length
     if len(offsets) > limit:
@@ -39,14 +40,25 @@ def spans(tokenizer, prompt):
     return offsets
 
 
+def written_words(text):
+    """(start, end, word) of each word of a text: letters, marks and digits, also joined by an apostrophe or a hyphen.
+
+    The word is as it is compared: in lower case, in Unicode's composed form, with a straight apostrophe.
+    """
+    kinds = "".join("w" if unicodedata.category(letter)[0] in "LMN" else "-" if letter in "'’-" else " " for letter in text)
+    for match in re.finditer("w+(?:-w+)*", kinds):
+        word = unicodedata.normalize("NFC", text[match.start():match.end()]).casefold().replace("’", "'")
+        yield match.start(), match.end(), word
+
+
 def units(tokenizer, prompt):
     """The prompt's words and punctuation tokens in order, as `Unit`s."""
     offsets = spans(tokenizer, prompt)
     found, taken = [], set()
-    for match in WORD.finditer(prompt):
-        tokens = [i for i, (start, end) in enumerate(offsets) if start < match.end() and end > match.start()]
+    for first, last, word in written_words(prompt):
+        tokens = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
         if tokens:
-            found.append(Unit(match.group().casefold(), tokens, True))
+            found.append(Unit(word, tokens, True))
             taken.update(tokens)
     found += [Unit(prompt[start:end].strip(), [i], False) for i, (start, end) in enumerate(offsets)
               if i not in taken and 0 < i < len(offsets) - 1]
@@ -64,7 +76,7 @@ def find(tokenizer, prompt, phrase):
     """
     if not isinstance(phrase, str):
         raise ValueError(f"a word must be text, not {type(phrase).__name__}: {phrase!r}")
-    wanted = [match.group().casefold() for match in WORD.finditer(phrase)]
+    wanted = [word for _, _, word in written_words(phrase)]
     there = words(tokenizer, prompt)
     n = len(wanted)
     positions = sorted({token for i in range(len(there) - n + 1) if n and [u.text for u in there[i:i + n]] == wanted

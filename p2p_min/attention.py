@@ -23,7 +23,6 @@ def attend(q, k, v, size, edit=None, t=None):
     k, v     (rows, heads, keys, d)
     size     (height, width) with height · width = pixels
     returns  (rows, heads, pixels, d)
-    Raises ValueError if the edit returns something that is not shaped like M_star.
     """
     if not wants(edit, size, t):
         return F.scaled_dot_product_attention(q, k, v)
@@ -31,12 +30,23 @@ def attend(q, k, v, size, edit=None, t=None):
     maps = scores.softmax(-1).unflatten(2, size)           # (rows, heads, height, width, keys)
     M, M_star = maps[0], maps[1:]
     source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may write into M
+    M_hat = apply(edit, M, M_star, t)
+    targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:]
+    return torch.cat([source[None], targets])
+
+
+def apply(edit, M, M_star, t):
+    """M_hat: what `edit` makes of the maps, or M_star itself where it is not active.
+
+    Raises ValueError if the edit returns something that is not shaped like M_star.
+    """
+    if not wants(edit, M.shape[1:3], t):
+        return M_star
     M_hat = edit(M, M_star, t)
     if not isinstance(M_hat, torch.Tensor) or M_hat.shape != M_star.shape:
         got = tuple(M_hat.shape) if isinstance(M_hat, torch.Tensor) else type(M_hat).__name__
         raise ValueError(f"an edit must return maps shaped like M_star, {tuple(M_star.shape)}; this one returned {got}")
-    targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:]
-    return torch.cat([source[None], targets])
+    return M_hat
 
 
 def wants(edit, size, t):

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from .align import find
-from .attention import wants
+from .attention import apply, wants
+from .edits import is_number
 
 
 class LocalBlend:
@@ -22,11 +23,11 @@ class LocalBlend:
     """
 
     def __init__(self, tokenizer, prompts, words, subtract=None, start=0.2, threshold=0.3):
-        if isinstance(start, bool) or not isinstance(start, (int, float)) or not 0 <= start <= 1:
+        if not is_number(start) or not 0 <= start <= 1:
             raise ValueError(f"start must be a fraction of the schedule from 0 to 1, not {start!r}")
         self.start = start
         pair = threshold if isinstance(threshold, (tuple, list)) else (threshold, threshold)
-        if len(pair) != 2 or not all(isinstance(x, (int, float)) and 0 <= x <= 1 for x in pair):
+        if len(pair) != 2 or not all(is_number(x) and 0 <= x <= 1 for x in pair):
             raise ValueError(f"threshold must be a number from 0 to 1, or a pair of them, not {threshold!r}")
         self.threshold, self.threshold_subtract = pair
         self.words = columns(tokenizer, prompts, words, "words")
@@ -75,10 +76,9 @@ class Watching:
         return (height, width) == self.size or wants(self.edit, (height, width), t)
 
     def __call__(self, M, M_star, t):
-        size = tuple(M.shape[1:3])
-        watched = size == self.size
+        watched = M.shape[1:3] == self.size
         own = M.clone() if watched else M                  # an edit may write into M
-        M_hat = self.edit(M, M_star, t) if wants(self.edit, size, t) else M_star
+        M_hat = apply(self.edit, M, M_star, t)
         if watched:
             self.note(own, M_hat)
         return M_hat
@@ -86,12 +86,14 @@ class Watching:
 
 def columns(tokenizer, prompts, words, name):
     """(prompts, tokens): 1 at the tokens of each prompt's words."""
-    if isinstance(words, str) or len(words) != len(prompts):
+    if not isinstance(prompts, (list, tuple)):
+        raise ValueError(f"prompts must be a list of texts, not {prompts!r}")
+    if not isinstance(words, (list, tuple)) or len(words) != len(prompts):
         raise ValueError(f"{name} must have one entry per prompt ({len(prompts)}), each a word or a list of words; "
                          f"got {words!r}")
     chosen = torch.zeros(len(prompts), tokenizer.model_max_length)
     for i, (prompt, of_prompt) in enumerate(zip(prompts, words)):
-        of_prompt = [of_prompt] if isinstance(of_prompt, str) else list(of_prompt)
+        of_prompt = of_prompt if isinstance(of_prompt, (list, tuple)) else [of_prompt]
         if not of_prompt and name == "words":
             raise ValueError(f"{name} has no word for the prompt {prompt!r}")
         for word in of_prompt:

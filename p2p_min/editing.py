@@ -1,5 +1,4 @@
 """Prompt-to-Prompt: Algorithm 1 of Hertz et al. 2022."""
-import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +6,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .ddim import step, timesteps
+from .edits import is_number
 from .text import encode
 
 
@@ -40,9 +40,9 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     returns     `Result`
     Raises ValueError for what cannot be done, saying why.
     """
-    if isinstance(prompts, str) or not prompts:
+    if not isinstance(prompts, (list, tuple)) or not prompts:
         raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
-    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+    if not is_number(guidance):
         raise ValueError(f"guidance must be a finite number, not {guidance!r}")
     times = timesteps(model.schedule, steps)
     z = noise(model, len(prompts), seed, height, width, latents)

@@ -7,11 +7,16 @@ they are `active`, so that attention need not make a map that nobody edits.
 """
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 
 from .align import extend, find, swap, words
-from .attention import wants
+from .attention import apply, wants
+
+
+def is_number(x):
+    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def window(steps):
@@ -20,7 +25,7 @@ def window(steps):
     Raises ValueError unless 0 <= a <= b <= 1.
     """
     pair = tuple(steps) if isinstance(steps, (tuple, list)) else (0.0, steps)
-    if len(pair) != 2 or not all(isinstance(x, (int, float)) for x in pair) or not 0 <= pair[0] <= pair[1] <= 1:
+    if len(pair) != 2 or not all(map(is_number, pair)) or not 0 <= pair[0] <= pair[1] <= 1:
         raise ValueError(f"steps must be a fraction of the schedule from 0 to 1, or a window (from, to), not {steps!r}")
     return float(pair[0]), float(pair[1])
 
@@ -72,7 +77,7 @@ class CrossEdit:
 
 @dataclass(frozen=True)
 class Reweight:
-    """c times what `base` gives, token by token; c, start, end (targets, tokens)."""
+    """c times what `base` gives (None: M_star), token by token; c, start, end (targets, tokens)."""
     base: object
     c: torch.Tensor
     start: torch.Tensor
@@ -84,8 +89,7 @@ class Reweight:
     def __call__(self, M, M_star, t):
         check(self.c, M_star)
         c = torch.where(inside(self.start, self.end, t), self.c, 1).to(M_star)
-        M_hat = self.base(M, M_star, t) if wants(self.base, M.shape[1:3], t) else M_star
-        return M_hat * c[:, None, None, None]
+        return apply(self.base, M, M_star, t) * c[:, None, None, None]
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def check(per_token, M_star):
 
 def split(prompts):
     """source, targets. Raises ValueError if there is no target."""
-    if isinstance(prompts, str) or len(prompts) < 2:
+    if not isinstance(prompts, (list, tuple)) or len(prompts) < 2:
         raise ValueError(f"prompts must be a list: the source, then at least one target; got {prompts!r}")
     return prompts[0], list(prompts[1:])
 
@@ -162,16 +166,21 @@ def reweight(tokenizer, prompts, weights, base=None, steps=1.0):
     _, targets = split(prompts)
     if isinstance(weights, dict):
         weights = [weights] * len(targets)
+    if not isinstance(weights, (list, tuple)) or not all(isinstance(of_target, dict) for of_target in weights):
+        raise ValueError(f"weights must be a dict {{word: factor}}, or a list with one per target, not {weights!r}")
     if len(weights) != len(targets):
         raise ValueError(f"{len(weights)} dicts of weights for {len(targets)} targets; give one, or one per target")
     c = torch.ones(len(targets), tokenizer.model_max_length)
     for i, (target, of_target) in enumerate(zip(targets, weights)):
         for word, weight in of_target.items():
-            if not isinstance(weight, (int, float)) or not math.isfinite(weight):
+            if not is_number(weight):
                 raise ValueError(f"the weight of {word!r} must be a finite number, not {weight!r}")
             c[i, find(tokenizer, target, word)] = float(weight)
     base = auto(tokenizer, prompts, steps) if base is None else base
-    return Reweight(base, c, *token_windows(tokenizer, targets, steps))
+    start, end = token_windows(tokenizer, targets, steps)
+    if isinstance(base, dict):                             # by module-name prefix; c acts everywhere
+        return {prefix: Reweight(edit, c, start, end) for prefix, edit in {"": None, **base}.items()}
+    return Reweight(base, c, start, end)
 
 
 def self_replace(steps=0.4, max_pixels=32 * 32):

@@ -7,6 +7,8 @@ from .align import spans
 
 def text_encoder(config):
     """transformers' CLIPTextModel from the dict of a `text_encoder/config.json`."""
+    if config.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
+        raise ValueError(f"text encoder: its config has model_type = {config['model_type']!r}; p2p_min reads CLIP only")
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if key not in config:
             raise ValueError(f"text encoder: its config has no {key}; the keys it has are {', '.join(config)}")

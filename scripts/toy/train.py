@@ -355,6 +355,9 @@ def export(args):
         save_file({k: v.half().contiguous() for k, v in module.state_dict().items()},
                   out / folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     painter.text.half().save_pretrained(out / "text_encoder")
+    config = json.loads((out / "text_encoder" / "config.json").read_text())
+    config["dtype"] = "float32"            # transformers would run it in fp16 otherwise, diffusers the rest in fp32
+    (out / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(out / "tokenizer")
     bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     (out / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"]))

@@ -30,6 +30,9 @@ A window may be given instead of a fraction (--cross-steps 0.2,0.7) and per word
 """
 
 
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")        # CUDA, MPS; the CPU, twice
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message):                              # argparse would print the usage, and exit by itself
         raise ValueError(f"{message} (--help tells more)")
@@ -125,6 +128,8 @@ def run(args, command):
     """Raises ValueError or OSError for whatever the user can mend."""
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png (the parameters are kept in the PNG's text), not {args.out}")
+    if args.out.parent.is_dir() and not os.access(args.out.parent, os.W_OK):
+        raise ValueError(f"--out: nothing can be written in the folder {args.out.parent}")
     if args.out.is_dir():
         raise ValueError(f"--out {args.out} is a folder")
     if not args.out.parent.is_dir():
@@ -147,8 +152,9 @@ def run(args, command):
         guidance=args.guidance, seed=args.seed, height=args.height, width=args.width, progress=sys.stderr.isatty())
 
     info = PngInfo()
-    info.add_text("parameters", json.dumps({**vars(args), "out": str(args.out), "prompts": prompts,
-                                            "p2p_min": p2p.__version__}))
+    info.add_text("parameters", json.dumps({
+        **vars(args), "out": str(args.out), "prompts": prompts, "model": model.path, "device": str(model.device),
+        "dtype": str(model.dtype), "torch": torch.__version__, "p2p_min": p2p.__version__}))
     info.add_text("command", command)
     captions = [prompt + "".join(f"  [{word}={c:g}]" for word, c in of_target.items())
                 for prompt, of_target in zip(prompts, [{}, *target_weights])]
@@ -160,6 +166,8 @@ def run(args, command):
         try:
             picture.save(unfinished, format="PNG", pnginfo=info)
             os.replace(unfinished, path)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written: {error.strerror}") from None
         finally:
             unfinished.unlink(missing_ok=True)
         print(path)
@@ -184,8 +192,8 @@ def main(argv=None):
         message = str(error).strip() or type(error).__name__
         print("p2p-min: error: " + " ".join(message.split("\n")[0].split()), file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if "memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         print("p2p-min: error: not enough memory; try a smaller --height and --width, or --dtype", file=sys.stderr)
         return 2

@@ -26,7 +26,7 @@ def attend(q, k, v, size, edit=None, t=None):
     """
     if not wants(edit, size, t):
         return F.scaled_dot_product_attention(q, k, v)
-    scores = q.float() @ k.float().transpose(-1, -2) / q.shape[-1] ** 0.5
+    scores = (q.float() / q.shape[-1] ** 0.5) @ k.float().transpose(-1, -2)
     maps = scores.softmax(-1).unflatten(2, size)           # (rows, heads, height, width, keys)
     M, M_star = maps[0], maps[1:]
     source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may write into M
@@ -80,13 +80,13 @@ class Attention(nn.Module):
 
 class Edits(NamedTuple):
     """What one network call hands down to its attentions: an edit (or {name prefix: edit}) of each kind, and t."""
-    cross: object = None
-    self: object = None
+    cross_edit: object = None
+    self_edit: object = None
     t: float | None = None
 
     def below(self, name):
         """The part that concerns the child module `name`, its prefixes made relative to it."""
-        return Edits(narrow(self.cross, name), narrow(self.self, name), self.t)
+        return Edits(narrow(self.cross_edit, name), narrow(self.self_edit, name), self.t)
 
 
 def narrow(edit, name):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from .align import find
 from .attention import apply, wants
-from .edits import is_number
+from .layers import is_number
 
 
 class LocalBlend:

@@ -46,7 +46,8 @@ def load(path="weights/toy", device=None, dtype=None):
     folder = find_folder(path)
     device, dtype = choose_device(device), choose_dtype(dtype)
     parts = {}
-    for name, build in (("unet", UNet), ("vae", VAE), ("text_encoder", text_encoder)):
+    for name, build, rename in (("unet", UNet, keys.unet), ("vae", VAE, keys.vae),
+                                ("text_encoder", text_encoder, keys.text)):
         config = read_json(folder / name / "config.json")
         file = weights_file(folder / name, keys.WEIGHTS[name], dtype)
         if dtype is None:
@@ -54,7 +55,7 @@ def load(path="weights/toy", device=None, dtype=None):
         part_dtype = dtype
         if name == "vae" and config.get("force_upcast") and dtype == torch.float16:
             part_dtype = torch.float32                     # this VAE overflows in fp16
-        parts[name] = materialize(build, config, file, getattr(keys, name.split("_")[0]), device, part_dtype)
+        parts[name] = materialize(build, config, file, rename, device, part_dtype)
     tokenizer = load_tokenizer(folder / "tokenizer", parts["text_encoder"].config)
     schedule = load_schedule(folder / "scheduler" / "scheduler_config.json")
     widths = parts["text_encoder"].config.hidden_size, parts["unet"].config["cross_attention_dim"]
@@ -68,10 +69,10 @@ def load(path="weights/toy", device=None, dtype=None):
 
 def find_folder(path):
     folder = Path(path)
-    if path == "weights/toy" and not folder.exists():      # the default, from outside the repository
+    if str(path) == "weights/toy" and not folder.exists():      # the default, from outside the repository
         folder = Path(__file__).resolve().parents[1] / path
     if not folder.exists():
-        raise FileNotFoundError(f"there is no checkpoint at {path}")
+        raise FileNotFoundError(f"there is no checkpoint at {path} (p2p_min reads folders, it downloads nothing)")
     if not folder.is_dir():
         if folder.suffix in keys.PICKLED:
             raise ValueError(pickled(folder))
@@ -183,7 +184,8 @@ def materialize(build, config, file, rename, device, dtype):
 
 def senseless(file, error):
     """A ValueError in one line: ours as it is, a library's by its last line."""
-    return ValueError(f"{file}: {str(error).strip().splitlines()[-1].strip() if str(error).strip() else error!r}")
+    text = str(error).strip() or repr(error)
+    return ValueError(f"{file}: {text.splitlines()[-1].strip()}")
 
 
 def load_schedule(file):

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .layers import read_config
+from .layers import is_number, is_whole, read_config
 
 USED = dict(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
             set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", timestep_spacing="leading")
 # A scheduler folder may name any scheduler (PNDM, Euler): what only concerns how those step has no bearing on DDIM.
-CHANGES_MATHS = dict(clip_sample=(False,), thresholding=(False,), rescale_betas_zero_snr=(False,))
+# `clip_sample` is for models of pixels: diffusers' Stable Diffusion pipeline turns it off, whatever the file says.
+CHANGES_MATHS = dict(thresholding=(False,), rescale_betas_zero_snr=(False,))
 
 
 class Schedule(NamedTuple):
@@ -40,11 +41,15 @@ class Schedule(NamedTuple):
                 raise ValueError(f"scheduler: its config has {key} = {c[key]!r}; p2p_min implements "
                                  + " or ".join(map(repr, allowed)))
         n, first, last = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
-        for key in ("num_train_timesteps", "beta_start", "beta_end"):
-            if isinstance(c[key], bool) or not isinstance(c[key], (int, float)) or c[key] <= 0:
-                raise ValueError(f"scheduler: its config has {key} = {c[key]!r}, which is no positive number")
+        for key, fits in (("num_train_timesteps", is_whole(n) and n > 0), ("beta_start", is_number(first) and first > 0),
+                          ("beta_end", is_number(last) and last > 0),
+                          ("steps_offset", is_whole(c["steps_offset"]) and c["steps_offset"] >= 0)):
+            if not fits:
+                raise ValueError(f"scheduler: its config has {key} = {c[key]!r}, which makes no sense")
         if c["trained_betas"] is not None:
             betas = torch.tensor(c["trained_betas"], dtype=torch.float32)
+            if betas.shape != (n,):
+                raise ValueError(f"scheduler: its config has {len(betas)} trained_betas for {n} timesteps")
         elif c["beta_schedule"] == "scaled_linear":
             betas = torch.linspace(first ** 0.5, last ** 0.5, n) ** 2
         else:
@@ -60,13 +65,13 @@ def timesteps(schedule, steps):
     Raises ValueError where the schedule has no such number of steps.
     """
     train = len(schedule.alphas_cumprod)
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= train:
+    if not is_whole(steps) or not 1 <= steps <= train:
         raise ValueError(f"steps must be a whole number from 1 to {train}, not {steps!r}")
     if schedule.spacing == "leading":
         ratio = train // steps
-        if steps * ratio < 0.95 * train:
-            warnings.warn(f"{steps} steps do not divide the schedule of {train} evenly: the first {train - steps * ratio} "
-                          f"timesteps, the noisiest, are left out. Best take a divisor of {train}", stacklevel=2)
+        if steps * ratio < 0.8 * train:
+            warnings.warn(f"{steps} steps do not divide the schedule of {train}: its first {train - steps * ratio} "
+                          "timesteps, those near noise, are left out, and the picture suffers", stacklevel=2)
         offset = min(schedule.offset, train - 1 - (steps - 1) * ratio)      # never a time that does not exist
         return [i * ratio + offset for i in reversed(range(steps))]
     if schedule.spacing == "trailing":                     # numpy rounds halves as diffusers does

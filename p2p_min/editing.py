@@ -6,8 +6,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from .ddim import step, timesteps
-from .edits import is_number
+from .layers import is_number, is_whole
 from .text import encode
+
+
+LARGEST = 4096                                 # pixels a side: beyond that, attention needs days or memory runs out
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
     if not is_number(guidance):
         raise ValueError(f"guidance must be a finite number, not {guidance!r}")
+    for name, function in (("cross_edit", cross_edit), ("self_edit", self_edit), ("blend", blend)):
+        for each in function.values() if isinstance(function, dict) else [function]:
+            if not (each is None or callable(each) or (name == "blend" and hasattr(each, "begin"))):
+                raise ValueError(f"{name} must be a function, not {each!r}")
     times = timesteps(model.schedule, steps)
     z = noise(model, len(prompts), seed, height, width, latents)
     context = encode(model.tokenizer, model.text_encoder, list(prompts)).to(model.dtype)
@@ -70,13 +77,10 @@ def noise(model, prompts, seed, height, width, latents):
     channels, f = model.unet.config["in_channels"], model.vae.factor
     if latents is None:
         size = [pixels(model, name, value) for name, value in (("height", height), ("width", width))]
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 63:
+        if not is_whole(seed) or not 0 <= seed < 2 ** 63:
             raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, not {seed!r}")
-        generator = torch.Generator().manual_seed(seed)
-        try:
-            latents = torch.randn(1, channels, size[0] // f, size[1] // f, generator=generator)
-        except (RuntimeError, TypeError):
-            raise ValueError(f"pictures of height {size[0]} and width {size[1]} do not fit into memory") from None
+        generator = torch.Generator().manual_seed(int(seed))
+        latents = torch.randn(1, channels, size[0] // f, size[1] // f, generator=generator)
     elif (not isinstance(latents, torch.Tensor) or latents.ndim != 4 or not latents.numel()
             or latents.shape[0] not in (1, prompts) or latents.shape[1] != channels):
         shape = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
@@ -96,16 +100,23 @@ def pixels(model, name, value):
         value = model.unet.config["sample_size"]
         if value is None:
             raise ValueError(f"this model names no size of its own; give {name} in pixels, a multiple of {f}")
-        value = f * (value if isinstance(value, int) else value[("height", "width").index(name)])
-    if isinstance(value, bool) or not isinstance(value, int) or value < f or value % f:
-        raise ValueError(f"{name} must be a positive multiple of {f} pixels, not {value!r}")
+        value = f * (value if is_whole(value) else value[("height", "width").index(name)])
+    if not is_whole(value) or not f <= value <= LARGEST or value % f:
+        raise ValueError(f"{name} must be a multiple of {f} pixels, from {f} to {LARGEST}, not {value!r}")
     return value
 
 
 @torch.no_grad()
 def decode(model, z):
-    """Latents as PIL pictures, one at a time: the VAE is what needs the most memory."""
+    """Latents as PIL pictures, one at a time: the VAE is what needs the most memory.
+
+    Raises ValueError where numbers are not finite, which would otherwise be a black picture.
+    """
     dtype = next(model.vae.parameters()).dtype
     pictures = [model.vae.decode(row[None].to(dtype))[0].float() for row in z]
+    for what, numbers in (("latents", z), ("decoded pictures", torch.stack(pictures))):
+        if not numbers.isfinite().all():
+            raise ValueError(f"the {what} are not finite numbers: an edit made them so, or {dtype} is too narrow for "
+                             "this model (try bfloat16 or float32)")
     return [Image.fromarray(((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
             for x in pictures]

@@ -5,18 +5,13 @@
 An Edit is a function (M, M_star, t) -> M_hat; attention.py says what the three are. Those made here also say when
 they are `active`, so that attention need not make a map that nobody edits.
 """
-import math
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 
 from .align import extend, find, swap, words
 from .attention import apply, wants
-
-
-def is_number(x):
-    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+from .layers import is_number, is_whole
 
 
 def window(steps):
@@ -190,6 +185,6 @@ def self_replace(steps=0.4, max_pixels=32 * 32):
     steps       a fraction of the schedule, or a window (from, to)
     max_pixels  only in maps of at most so many pixels; the large ones hold texture more than layout
     """
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 0:
+    if not is_whole(max_pixels) or max_pixels < 0:
         raise ValueError(f"max_pixels must be a whole number of pixels, not {max_pixels!r}")
     return SelfReplace(*window(steps), max_pixels)

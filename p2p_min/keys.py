@@ -1,6 +1,6 @@
 """The names that real checkpoints have where they are not those of today."""
 
-# Files, in the order in which they are looked for; `half` first when half precision is wanted.
+# Files of a part: the plain one, and the half-precision one that may stand beside it or instead of it.
 WEIGHTS = dict(
     unet=("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
     vae=("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
@@ -17,7 +17,7 @@ TEXT_PREFIX = "text_model."
 
 
 def vae(name):
-    """A VAE parameter's name as it is today."""
+    """A VAE parameter's name as it is today, from one of any age."""
     for old, new in VAE_ATTENTION:
         name = name.replace(f"attentions.0.{old}.", f"attentions.0.{new}.")
     return name

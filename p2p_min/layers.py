@@ -1,6 +1,17 @@
-"""What the UNet and the VAE share: reading a config, the resnet block, going down and up one size."""
+"""What several files share: what counts as a number, reading a config, the resnet block, going down and up one size."""
+import math
+from numbers import Integral, Real
+
 import torch.nn.functional as F
 from torch import nn
+
+
+def is_number(x):
+    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def is_whole(x):
+    return isinstance(x, Integral) and not isinstance(x, bool)
 
 
 def read_config(config, what, used, fixed, ignored=()):

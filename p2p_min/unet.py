@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .attention import Attention, Edits
-from .layers import Downsample, Resnet, Upsample, per_block, read_config
+from .layers import Downsample, Resnet, Upsample, is_whole, per_block, read_config
 
 USED = dict(
     in_channels=4, out_channels=4, sample_size=None, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
@@ -28,7 +28,9 @@ FIXED = dict(
     class_embed_type=(None,), num_class_embeds=(None,), class_embeddings_concat=(False,), addition_embed_type=(None,),
     addition_time_embed_dim=(None,), projection_class_embeddings_input_dim=(None,), encoder_hid_dim=(None,),
     encoder_hid_dim_type=(None,), num_attention_heads=(None,))
-IGNORED = ("dropout", "addition_embed_type_num_heads")
+IGNORED = ("dropout", "addition_embed_type_num_heads",
+           # the bookkeeping of an average of weights, which diffusers' training scripts leave in the file
+           "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
 
 
 def time_features(timestep, width):
@@ -83,8 +85,8 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(self, x, size, context, edits):
-        x = x + self.attn1(self.norm1(x), size, edit=edits.below("attn1").self, t=edits.t)
-        x = x + self.attn2(self.norm2(x), size, context, edit=edits.below("attn2").cross, t=edits.t)
+        x = x + self.attn1(self.norm1(x), size, edit=edits.below("attn1").self_edit, t=edits.t)
+        x = x + self.attn2(self.norm2(x), size, context, edit=edits.below("attn2").cross_edit, t=edits.t)
         return x + self.ff(self.norm3(x))
 
 
@@ -186,6 +188,11 @@ class UNet(nn.Module):
         down_attends = block_kinds(c["down_block_types"], "DownBlock2D", n)
         up_attends = block_kinds(c["up_block_types"], "UpBlock2D", n)
 
+        size = c["sample_size"]
+        if not (size is None or is_whole(size) or (isinstance(size, (list, tuple)) and len(size) == 2
+                                                   and all(map(is_whole, size)))):
+            raise ValueError(f"UNet: its config has sample_size = {size!r}; it must be a number, or [height, width]")
+
         self.conv_in = nn.Conv2d(c["in_channels"], channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
 
@@ -226,7 +233,9 @@ class UNet(nn.Module):
         returns     (rows, 4, height, width)
         Raises ValueError for a prefix that names no attention.
         """
-        edits = self.checked(Edits(cross_edit, self_edit, t))
+        self.check_prefixes(cross_edit, "attn2")
+        self.check_prefixes(self_edit, "attn1")
+        edits = Edits(cross_edit, self_edit, t)
         time = torch.as_tensor(timestep, device=z.device).expand(z.shape[0])
         time = self.time_embedding(time_features(time, self.conv_in.out_channels).to(z.dtype))
         x = self.conv_in(z)
@@ -241,13 +250,13 @@ class UNet(nn.Module):
             x = block.up(x, taken, size, time, context, edits.below(f"up_blocks.{i}"))
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
-    def checked(self, edits):
-        for kind, edit in (("attn2", edits.cross), ("attn1", edits.self)):
-            names = [f"{name}." for name, _ in self.named_modules() if name.endswith(kind)] if isinstance(edit, dict) else []
-            for prefix in edit if isinstance(edit, dict) else ():
-                if prefix and not any(name.startswith(f"{prefix}.") for name in names):
-                    raise ValueError(f"no {kind} lies under {prefix!r}; names look like {names[0][:-1]!r}")
-        return edits
+    def check_prefixes(self, edit, kind):
+        if not isinstance(edit, dict):
+            return
+        names = [f"{name}." for name, _ in self.named_modules() if name.endswith(kind)]
+        for prefix in edit:
+            if prefix and not any(name.startswith(f"{prefix}.") for name in names):
+                raise ValueError(f"no {kind} lies under {prefix!r}; names look like {names[0][:-1]!r}")
 
     def map_sizes(self, height, width):
         """The sizes (height, width) of the attention maps for latents of this size, largest first."""

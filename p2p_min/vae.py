@@ -8,10 +8,9 @@ from .layers import Downsample, Resnet, Upsample, per_block, read_config
 USED = dict(
     in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(64,), layers_per_block=1,
     down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",), norm_num_groups=32,
-    scaling_factor=0.18215, mid_block_add_attention=True, use_quant_conv=True, use_post_quant_conv=True,
-    force_upcast=True)
+    scaling_factor=0.18215, mid_block_add_attention=True, use_quant_conv=True, use_post_quant_conv=True)
 FIXED = dict(act_fn=("silu", "swish"), shift_factor=(None,), latents_mean=(None,), latents_std=(None,))
-IGNORED = ("sample_size",)
+IGNORED = ("sample_size", "force_upcast")      # how large, and (checkpoint.py) how precise, it likes to be run
 EPS = 1e-6
 
 
@@ -57,48 +56,49 @@ class Block(nn.Module):
         return x
 
 
-class Coder(nn.Module):
-    """What encoder and decoder have in common: a stack of blocks, a middle, and a normed way out."""
+class Encoder(nn.Module):
+    """Pictures (rows, 3, H, W) to the moments of their latents (rows, 8, H/f, W/f)."""
 
-    def __init__(self, config, inputs, outputs, widths, layers, resample):
-        super().__init__()
-        groups = config["norm_num_groups"]
-        entry, middle = widths[0], widths[-1] if resample == "down" else widths[0]
-        self.conv_in = nn.Conv2d(inputs, entry, 3, padding=1)
-        pairs = list(zip([entry, *widths[:-1]], widths))
-        blocks = nn.ModuleList(
-            Block(a, b, layers, groups, resample if i < len(pairs) - 1 else None) for i, (a, b) in enumerate(pairs))
-        setattr(self, f"{resample}_blocks", blocks)
-        self.mid_block = MidBlock(middle, groups, config["mid_block_add_attention"])
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
-        self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
-
-    def exit(self, x):
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
-
-
-class Encoder(Coder):
     def __init__(self, config):
-        super().__init__(config, config["in_channels"], 2 * config["latent_channels"], config["block_out_channels"],
-                         config["layers_per_block"], "down")
+        super().__init__()
+        widths, groups = config["block_out_channels"], config["norm_num_groups"]
+        self.conv_in = nn.Conv2d(config["in_channels"], widths[0], 3, padding=1)
+        self.down_blocks = stack(widths, config["layers_per_block"], groups, "down")
+        self.mid_block = MidBlock(widths[-1], groups, config["mid_block_add_attention"])
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config["latent_channels"], 3, padding=1)
 
     def forward(self, x):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.exit(self.mid_block(x))
+        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
 
 
-class Decoder(Coder):
+class Decoder(nn.Module):
+    """Latents (rows, 4, h, w) to pictures (rows, 3, f h, f w)."""
+
     def __init__(self, config):
-        super().__init__(config, config["latent_channels"], config["out_channels"], config["block_out_channels"][::-1],
-                         config["layers_per_block"] + 1, "up")
+        super().__init__()
+        widths, groups = config["block_out_channels"][::-1], config["norm_num_groups"]
+        self.conv_in = nn.Conv2d(config["latent_channels"], widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], groups, config["mid_block_add_attention"])
+        self.up_blocks = stack(widths, config["layers_per_block"] + 1, groups, "up")
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(widths[-1], config["out_channels"], 3, padding=1)
 
     def forward(self, x):
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)
-        return self.exit(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+def stack(widths, layers, groups, resample):
+    """One block for each width; all but the last change the size."""
+    inputs = [widths[0], *widths[:-1]]
+    return nn.ModuleList(Block(a, b, layers, groups, resample if i < len(widths) - 1 else None)
+                         for i, (a, b) in enumerate(zip(inputs, widths)))
 
 
 class VAE(nn.Module):

@@ -4,13 +4,14 @@
 
 First one attention call of the size of Stable Diffusion's largest (2 rows, 8 heads, 64 × 64 pixels), then a whole
 50-step edit of two prompts. Repetitions are interleaved, so that a busy machine slows all alike; medians are shown.
-Memory is the peak of a process of its own, less what it held before the call.
+Memory is what the call adds to a process of its own at its peak (read from /proc, so on Linux only).
 """
 import argparse
 import multiprocessing
-import resource
+import re
 import statistics
 import time
+from pathlib import Path
 
 import torch
 
@@ -58,9 +59,15 @@ def peak_memory(make, name):
 
 def added_memory(make, name):
     call = make[0](*make[1:])[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")          # the peak begins anew
+    before = memory("VmRSS")
     call()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (memory("VmHWM") - before) / 1024
+
+
+def memory(what):
+    """A figure of this process in KiB."""
+    return int(re.search(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def compare(title, make, repeat):

@@ -51,15 +51,22 @@ MODELS = dict(
 PROMPTS, TIMESTEP = ["a photo of a cat riding a bicycle", ""], 500
 MAX_ERROR, MAX_MEMORY = 1e-4, 1.2
 MEASURE = """
-import sys, time, torch
+import sys, threading, time, torch
 def anonymous():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
-before = anonymous()
+def watch():                                               # the peak: a second copy would be gone at the end
+    while running:
+        seen.append(anonymous())
+        time.sleep(0.005)
+before, running, seen = anonymous(), True, []
 import p2p_min
+thread = threading.Thread(target=watch)
+thread.start()
 start = time.perf_counter()
 model = p2p_min.load(sys.argv[1], "cpu", sys.argv[2])
-seconds, taken = time.perf_counter() - start, anonymous() - before
-print(seconds, taken, sum(p.nbytes for m in (model.unet, model.vae, model.text_encoder) for p in m.parameters()))
+seconds, running = time.perf_counter() - start, False
+thread.join()
+print(seconds, max(*seen, anonymous()) - before, sum(p.nbytes for m in (model.unet, model.vae, model.text_encoder) for p in m.parameters()))
 """
 
 

@@ -194,7 +194,7 @@ def test_the_longest_prefix_that_fits_wins(model, edit, edited):
 def test_a_prefix_is_a_whole_name_not_a_beginning_of_letters():
     """"up_blocks.1" does not fit up_blocks.10."""
     assert narrow({"up_blocks.1": "edit"}, "up_blocks.10") is None
-    assert Edits(cross={"up_blocks.1": "edit"}).below("up_blocks.1").cross == "edit"
+    assert Edits(cross_edit={"up_blocks.1": "edit"}).below("up_blocks.1").cross_edit == "edit"
 
 
 @pytest.mark.parametrize("prefix", ["up_block", "up_blocks.7", "down_blocks.2", "attn2", "up_blocks.", "UP_BLOCKS",

@@ -313,3 +313,26 @@ def test_a_scheduler_of_another_name_gives_its_betas(model):
     torch.testing.assert_close(s.alphas_cumprod, (1 - betas).cumprod(0))
     assert (s.offset, s.spacing, s.prediction) == (1, "leading", "epsilon")
     assert s.final_alpha == pytest.approx(1 - 0.00085)
+
+
+def test_an_error_about_a_config_is_plain_text(copy):
+    """One line that begins with the file: no quotes around it, no escapes in it."""
+    configure(copy / "unet" / "config.json", class_embed_type="timestep")
+    with pytest.raises(ValueError) as error:
+        p2p.load(copy, "cpu")
+    assert str(error.value) == (f"{copy / 'unet' / 'config.json'}: UNet: its config has class_embed_type = 'timestep'; "
+                                "p2p_min implements None only")
+
+
+def test_what_training_scripts_leave_in_a_config_does_no_harm(copy):
+    """diffusers' EMA writes its bookkeeping into the UNet's config; it changes nothing that is computed."""
+    configure(copy / "unet" / "config.json", decay=0.9999, inv_gamma=1.0, min_decay=0.0, optimization_step=3, power=0.75,
+              update_after_step=0, use_ema_warmup=False)
+    p2p.load(copy, "cpu")
+
+
+@pytest.mark.parametrize("size", ["16", [16], [16, "16"], 1.5])
+def test_a_size_of_its_own_that_is_none_is_an_error(copy, size):
+    """sample_size is a number or [height, width]."""
+    configure(copy / "unet" / "config.json", sample_size=size)
+    refused(copy, "sample_size")

@@ -7,7 +7,7 @@ from p2p_min.ddim import Schedule, alphas, inverse_step, move, step, timesteps
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
 
 
-@pytest.mark.filterwarnings("ignore:.*divide the schedule")
+@pytest.mark.filterwarnings("ignore:.*do not divide the schedule")
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 333, 999, 1000])
 def test_n_steps_are_n_times_that_exist(spacing, steps):
@@ -66,9 +66,10 @@ def test_a_schedule_that_would_leave_out_the_noise_says_so():
 
 @pytest.mark.parametrize("config, named", [
     (dict(prediction_type="sample"), "prediction_type = 'sample'"), (dict(beta_schedule="cosine"), "beta_schedule"),
-    (dict(timestep_spacing="other"), "timestep_spacing"), (dict(clip_sample=True), "clip_sample = True"),
-    (dict(thresholding=True), "thresholding"), (dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr")])
+    (dict(timestep_spacing="other"), "timestep_spacing"),
+    (dict(steps_offset="1"), "steps_offset = '1'"), (dict(steps_offset=-5), "steps_offset = -5"),
+    (dict(trained_betas=[0.1, 0.2]), "2 trained_betas for 1000"), (dict(thresholding=True), "thresholding"), (dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr")])
 def test_a_setting_that_is_not_implemented_is_named(config, named):
-    """A config value that would change the maths is never passed over."""
+    """A config value that would change the maths, or makes no sense, is never passed over."""
     with pytest.raises(ValueError, match=named):
         Schedule.from_config(dict(SD, **config))

@@ -261,9 +261,12 @@ def test_a_source_alone_is_painted(model):
     (dict(latents=[0.0]), "latents"), (dict(latents=torch.full((1, 4, 8, 8), float("nan"))), "latents"),
     (dict(latents=torch.zeros(1, 4, 0, 8)), "latents"),
     (dict(cross_edit={"nowhere": own}), "nowhere"), (dict(self_edit={"nowhere": own}), "nowhere"),
-    (dict(cross_edit=lambda M, M_star, t: M), "M_star")])
+    (dict(cross_edit=lambda M, M_star, t: M), "M_star"), (dict(cross_edit=0.8), "cross_edit must be a function, not 0.8"),
+    (dict(self_edit={"up_blocks": 1}), "self_edit must be a function"), (dict(blend="car"), "blend must be a function"),
+    (dict(height=2 ** 40), "height"),
+    (dict(cross_edit=lambda M, M_star, t: M_star * float("nan")), "not finite")])
 def test_what_cannot_be_done_is_a_ValueError_that_names_it(model, arguments, says):
-    """Sizes, steps, seeds, prompts, guidance, latents, edits: refused with the argument's name before a picture is made."""
+    """Sizes, steps, seeds, prompts, guidance, latents, edits: refused with the argument's name, no black picture made."""
     with pytest.raises(ValueError, match=says):
         paint(model, **{"prompts": ["a car", "a cat"], "steps": 2, **arguments})
 

@@ -219,7 +219,7 @@ CONFIGS = [dict(BETAS, set_alpha_to_one=False), dict(BETAS, set_alpha_to_one=Tru
 STEPS = [1, 2, 7, 10, 30, 50]
 
 
-@pytest.mark.filterwarnings("ignore:.*divide the schedule")
+@pytest.mark.filterwarnings("ignore:.*do not divide the schedule")
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_timesteps(spacing, offset):

@@ -21,7 +21,9 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         for group in self.param_groups:
             for p in group["params"]:
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                if not self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                buffer = self.state[p]["momentum"]
                 buffer.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(buffer, group["momentum"]).flatten(1)
                 scale = 0.2 * max(update.shape) ** 0.5
@@ -67,15 +69,18 @@ def fit(name, model, optimizers, loss_of, sheet, args, total, batch, ema_decay):
         for o, state in zip(optimizers, saved["optimizers"]):
             o.load_state_dict(state)
         average, seen, steps = saved["average"], saved["seen"], saved["steps"]
-    generator = torch.Generator().manual_seed(1_000_003 * rank + seen)
+    generator = torch.Generator()
     started, counted, last_save, logged = time.time(), seen, time.time(), {}
     while seen < total:
         progress = seen / total
+        generator.manual_seed(1009 * steps + rank)         # so that an interrupted run is the same run
         for o, base in zip(optimizers, rates):
             for group, lr in zip(o.param_groups, base):
                 group["lr"] = lr * min(1, (steps + 1) / 50, (1 - progress) / 0.4)
         with torch.autocast(args.device, torch.bfloat16):
             loss, numbers = loss_of(model, generator, batch, progress)
+        if not loss.isfinite():
+            raise SystemExit(f"{name}: the loss is {loss.item()} after {seen} samples; the last checkpoint stands")
         loss.backward()
         average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -105,6 +105,7 @@ class Pen:
             is_dark = luma(middle) < 170
             self.polygon(box(-0.1, -0.1, 1.1, 1.1), middle if is_dark else lighter(middle, 0.45), hatch=is_dark)
             return
+        self._wobble([])  # only to stay in step with the drawn styles
         for row in range(self.pixels):
             share = min(1.0, row / (self.pixels * horizon))
             self.draw.line((0, row, self.pixels, row), fill=mix(top, bottom, share))

@@ -74,7 +74,8 @@ def render(seed):
 
 def make_data(work, count):
     """Pictures, masks at the latents' size, captions as (words, role) pairs; and the tokenizer that they need."""
-    pictures = np.lib.format.open_memmap(work / "pictures.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
+    unfinished = work / "pictures.part.npy"
+    pictures = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, SIZE, SIZE, 3))
     masks = np.lib.format.open_memmap(work / "masks.npy", "w+", np.uint8, (count, len(ROLES), SIZE // FACTOR, SIZE // FACTOR))
     captions, groups = [], []
     with Pool() as pool:
@@ -84,6 +85,8 @@ def make_data(work, count):
             groups.append(group)
     (work / "captions.json").write_text(json.dumps(dict(captions=captions, groups=groups)))
     train_tokenizer([" ".join(text for text, _ in words) for words in captions]).save_pretrained(work / "tokenizer")
+    pictures.flush()
+    unfinished.replace(work / "pictures.npy")
 
 
 def train_tokenizer(captions, split=("bicycle", "butterfly", "watercolor")):
@@ -192,8 +195,12 @@ def finished_vae(args):
 
 @torch.no_grad()
 def encode_latents(args):
-    """Scaled mean latents of every picture, (N, 4, 16, 16) in fp16, kept in a file; the processes share the work."""
-    path, part = args.work / "latents.npy", args.work / "latents.part.npy"
+    """Scaled mean latents of every picture, (N, 4, 16, 16) in fp16, kept in a file; the processes share the work.
+
+    The file is named after the VAE's samples: a VAE that was trained on makes latents of its own.
+    """
+    seen = torch.load(args.work / "vae.pt", map_location="cpu")["seen"]
+    path, part = args.work / f"latents_{seen:08d}.npy", args.work / "latents.part.npy"
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if not path.exists():
         vae, pictures = finished_vae(args), np.load(args.work / "pictures.npy", mmap_mode="r")
@@ -262,7 +269,7 @@ def map_loss(maps, roles, masks):
         own = small.gather(1, roles.clamp(min=0)[..., None].expand(-1, -1, small.shape[-1]))   # (rows, WORDS, pixels)
         inside = (share.transpose(1, 2) * own).sum(-1) / share.sum(1)
         visible = named & (own.sum(-1) > 0)
-        losses.append(-(inside[visible] + 1e-4).log().mean())
+        losses.append(-(inside[visible] + 1e-4).log().sum() / visible.sum().clamp(min=1))
     return sum(losses) / len(losses)
 
 
@@ -322,11 +329,12 @@ def train_unet(args):
         loss = mse + 0.02 * inside + 0.1 * apart
         return loss, dict(mse=mse.item(), maps=inside.item(), apart=apart.item())
 
+    vae = finished_vae(args)
+
     @torch.no_grad()
     def sheet(average, path):
         painter = Painter(tokenizer).to(args.device).eval()
         painter.load_state_dict(average)
-        vae = finished_vae(args)
         context = painter.text(tokenizer(PROMPTS + [""] * len(PROMPTS), padding="max_length", max_length=LENGTH,
                                          return_tensors="pt").input_ids.to(args.device)).last_hidden_state
         z = torch.randn(len(PROMPTS), 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(args.device)

@@ -94,6 +94,9 @@ def choose_device(device):
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"there is no device {device!r}; it must be like cpu, cuda, cuda:1 or mps") from None
+    try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"the device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None

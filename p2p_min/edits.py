@@ -6,6 +6,7 @@ An Edit is a function (M, M_star, t) -> M_hat; attention.py says what the three 
 they are `active`, so that attention need not make a map that nobody edits.
 """
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -52,6 +53,11 @@ def token_windows(tokenizer, targets, steps):
     return windows[..., 0], windows[..., 1]
 
 
+def windows_of(start, end):
+    """The different windows among those of many tokens, as pairs: asking them costs nothing beside a network."""
+    return sorted(set(zip(start.flatten().tolist(), end.flatten().tolist())))
+
+
 @dataclass(frozen=True)
 class CrossEdit:
     """The formula above. A (targets, source tokens, tokens); own, start, end (targets, tokens)."""
@@ -60,8 +66,12 @@ class CrossEdit:
     start: torch.Tensor
     end: torch.Tensor
 
+    @cached_property
+    def windows(self):
+        return windows_of(self.start, self.end)
+
     def active(self, height, width, t):
-        return bool(inside(self.start, self.end, t).any())
+        return any(inside(start, end, t) for start, end in self.windows)
 
     def __call__(self, M, M_star, t):
         check(self.own, M_star)
@@ -78,8 +88,12 @@ class Reweight:
     start: torch.Tensor
     end: torch.Tensor
 
+    @cached_property
+    def windows(self):
+        return windows_of(self.start[self.c != 1], self.end[self.c != 1])
+
     def active(self, height, width, t):
-        return wants(self.base, (height, width), t) or bool((inside(self.start, self.end, t) & (self.c != 1)).any())
+        return wants(self.base, (height, width), t) or any(inside(start, end, t) for start, end in self.windows)
 
     def __call__(self, M, M_star, t):
         check(self.c, M_star)

@@ -11,6 +11,7 @@ import multiprocessing
 import re
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -53,8 +54,8 @@ def whole_edits(path):
 
 def peak_memory(make, name):
     """MiB that the call adds to the peak of a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(added_memory, (make, name))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(added_memory, make, name).result()
 
 
 def added_memory(make, name):

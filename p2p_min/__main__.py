@@ -57,7 +57,7 @@ def arguments():
     add("--negative", default="", metavar="TEXT", help="the unconditional prompt (empty)")
     add("--height", type=int, metavar="PIXELS", help="of the pictures (the model's own)")
     add("--width", type=int, metavar="PIXELS", help="of the pictures (the model's own)")
-    add("--cross-steps", action="append", metavar="[WORD=]STEPS",
+    add("--cross-steps", action="append", default=["0.8"], metavar="[WORD=]STEPS",
         help="part of the steps in which cross-attention maps are injected, from the noise on (0.8); repeatable")
     add("--self-steps", default="0.4", metavar="STEPS", help="the same for self-attention maps (%(default)s)")
     add("--reweight", action="append", default=[], metavar="WORD=C[,C...]",
@@ -81,8 +81,8 @@ def steps_argument(text):
 
 def cross_steps(texts):
     """["0.8", "car=0.4"] -> {"default_": 0.8, "car": 0.4}"""
-    steps = {"default_": 0.8}
-    for text in texts or ():
+    steps = {}
+    for text in texts:                                     # a later one overrides
         word, _, value = text.rpartition("=")
         steps[word or "default_"] = steps_argument(value)
     return steps

@@ -67,7 +67,7 @@ def test_equal_prompts_give_equal_pictures(toy, prompts):
     assert np.abs(pixels(a) - pixels(b)).max() <= 1
 
 
-@pytest.mark.parametrize("prompts", [EXAMPLES[0], ["a red car on the grass", "a blue car on the grass"]])
+@pytest.mark.parametrize("prompts", [*EXAMPLES, ["a red car on the grass", "a blue car on the grass"]])
 def test_injection_keeps_the_picture_where_the_seed_alone_does_not(toy, prompts):
     """The point of the paper: over four seeds, the edited picture is nearer to its source than the seed alone brings it,
     and it is still another picture."""

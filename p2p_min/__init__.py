@@ -3,6 +3,8 @@ from .blend import LocalBlend
 from .checkpoint import load
 from .editing import prompt_to_prompt
 from .edits import auto, refine, replace, reweight, self_replace
+from .inversion import Inversion, invert
 
-__all__ = ["LocalBlend", "auto", "load", "prompt_to_prompt", "refine", "replace", "reweight", "self_replace"]
+__all__ = ["Inversion", "LocalBlend", "auto", "invert", "load", "prompt_to_prompt", "refine", "replace", "reweight",
+           "self_replace"]
 __version__ = "0.1.0"

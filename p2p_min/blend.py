@@ -2,27 +2,31 @@
 
 The paper's "Local Editing": the mask is where either prompt attends to its blend word.
 """
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from .align import find
 from .attention import apply, wants
 from .layers import is_number
+from .pictures import to_rgb
 
 
 class LocalBlend:
-    """Keeps a target's picture like the source's outside of what `words` name.
+    """Keeps a target's picture like the source's outside of what `words` name, and of a mask of your own.
 
-    words      one entry per prompt, source first: a word or phrase, or a list of them
+    words      one entry per prompt, source first: a word or phrase, or a list of them; None: the mask alone
     subtract   like words, or None: what is taken out of the mask again
     start      the part of the schedule, counted from the noise, after which it acts
     threshold  of the maps, their maximum being 1: a number, or a pair (for words, for subtract)
-    Raises ValueError for a word that its prompt does not have, or for numbers out of range.
+    mask       a PIL picture of the shape of the run's, white where something may change; grey at an edge blends
+    Raises ValueError for a word that its prompt does not have, for numbers out of range, or for a mask without white.
 
     The object holds only what it was built with: `begin` returns the two functions of one run.
     """
 
-    def __init__(self, tokenizer, prompts, words, subtract=None, start=0.2, threshold=0.3):
+    def __init__(self, tokenizer, prompts, words, subtract=None, start=0.2, threshold=0.3, mask=None):
         if not is_number(start) or not 0 <= start <= 1:
             raise ValueError(f"start must be a fraction of the schedule from 0 to 1, not {start!r}")
         self.start = start
@@ -30,14 +34,20 @@ class LocalBlend:
         if len(pair) != 2 or not all(is_number(x) and 0 <= x <= 1 for x in pair):
             raise ValueError(f"threshold must be a number from 0 to 1, or a pair of them, not {threshold!r}")
         self.threshold, self.threshold_subtract = pair
-        self.words = columns(tokenizer, prompts, words, "words")
+        if words is None and (mask is None or subtract is not None):
+            raise ValueError("give words" + (", or a mask" if subtract is None else " for subtract to be taken from"))
+        self.words = None if words is None else columns(tokenizer, prompts, words, "words")
         self.subtract = None if subtract is None else columns(tokenizer, prompts, subtract, "subtract")
+        self.mask = None if mask is None else to_rgb(mask, "black").convert("L")
+        if mask is not None and not self.mask.getextrema()[1]:
+            raise ValueError("the mask has no white, so nothing may change")
 
     def begin(self, cross_edit, sizes, latent_size):
         """The watching edit, to be used in place of `cross_edit`, and blend(z, z_star, t) -> z_star, for one run.
 
         sizes, latent_size  the (height, width) of the attention maps, and of the latents
         """
+        given = None if self.mask is None else shrink(self.mask, latent_size)
         wanted = max(min(latent_size) / 4, 16)
         size = min(sizes, key=lambda s: abs(min(s) - wanted))
         sums = {}                                          # "words", "subtract" -> (prompts, height, width)
@@ -54,13 +64,17 @@ class LocalBlend:
 
         def blend(z, z_star, t):
             """z (1, 4, height, width), z_star (targets, 4, height, width) at the end of the step that began at t."""
-            if 1 - t < self.start - 1e-6 or "words" not in sums:
+            if 1 - t < self.start - 1e-6 or not (sums or self.words is None):
                 return z_star
-            mask = mask_of(sums["words"], True, z.shape[-2:], self.threshold)
-            if self.subtract is not None:
-                mask = mask & ~mask_of(sums["subtract"], False, z.shape[-2:], self.threshold_subtract)
-            return torch.where(mask, z_star, z)
+            if self.words is not None:
+                mask = mask_of(sums["words"], True, z.shape[-2:], self.threshold)
+                if self.subtract is not None:
+                    mask = mask & ~mask_of(sums["subtract"], False, z.shape[-2:], self.threshold_subtract)
+                z_star = torch.where(mask, z_star, z)
+            return z_star if given is None else z.lerp(z_star, given.to(z))
 
+        if self.words is None:
+            return cross_edit, blend
         if not isinstance(cross_edit, dict):
             return Watching(cross_edit, size, note), blend
         return {prefix: Watching(edit, size, note) for prefix, edit in {"": None, **cross_edit}.items()}, blend
@@ -99,6 +113,14 @@ def columns(tokenizer, prompts, words, name):
         for word in of_prompt:
             chosen[i, find(tokenizer, prompt, word)] = 1
     return chosen
+
+
+def shrink(mask, latent_size):
+    """A mask as the share of each latent cell that is white, (height, width). Raises ValueError for another shape."""
+    height, width = latent_size
+    if mask.width * height != mask.height * width:
+        raise ValueError(f"the mask is {mask.width} × {mask.height}; it must have the shape of the picture, {width} to {height}")
+    return torch.from_numpy(np.array(mask.resize((width, height), Image.Resampling.BOX))).float() / 255
 
 
 def mask_of(maps, pool, size, threshold):

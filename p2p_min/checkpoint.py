@@ -10,6 +10,7 @@ from transformers import CLIPTokenizerFast
 
 from . import keys
 from .ddim import Schedule
+from .layers import is_whole
 from .text import text_encoder
 from .unet import UNet
 from .vae import VAE
@@ -33,6 +34,14 @@ class Model:
     @property
     def dtype(self):
         return next(self.unet.parameters()).dtype
+
+    @property
+    def size(self):
+        """(height, width) of its own pictures, in pixels; None where its config names none."""
+        side = self.unet.config["sample_size"]
+        if side is None:
+            return None
+        return tuple(self.vae.factor * n for n in ((side, side) if is_whole(side) else side))
 
 
 def load(path="weights/toy", device=None, dtype=None):

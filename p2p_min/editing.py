@@ -2,27 +2,32 @@
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from .ddim import step, timesteps
+from .inversion import Inversion
 from .layers import is_number, is_whole
+from .pictures import LARGEST, to_image
 from .text import encode
-
-
-LARGEST = 4096                                 # pixels a side: beyond that, attention needs days or memory runs out
 
 
 @dataclass(frozen=True)
 class Result:
-    """images: PIL pictures, source first; latents: (prompts, 4, height/f, width/f), final, before the VAE, fp32."""
+    """What a run painted.
+
+    images     PIL pictures, source first
+    latents    (prompts, 4, height/f, width/f), final, before the VAE, fp32
+    inversion  the source's trajectory, with which it can be edited later; a Result serves as `inversion` by itself
+    """
     images: list
     latents: torch.Tensor
+    inversion: Inversion
 
 
 @torch.no_grad()
 def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=None, negative="", steps=50,
-                     guidance=7.5, seed=0, height=None, width=None, latents=None, progress=False):
+                     guidance=7.5, seed=0, height=None, width=None, latents=None, inversion=None,
+                     progress=False):
     """Paint [source, target, ...] together, the targets' attention maps edited by the source's.
 
     Without an edit nothing is injected: the prompts then share their noise and nothing else.
@@ -39,6 +44,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     seed        of the noise; drawn on the CPU, so that it means the same picture on every device
     height, width   of the pictures, in pixels; None: the model's own size
     latents     the noise itself, (1, 4, height/f, width/f) shared, or one per prompt; None: from the seed
+    inversion   of a picture, from `invert`, or a Result of an earlier run: the source is that picture, whose prompt comes
+                first; as many steps as it has; `seed` is not used then
     progress    whether to show a progress bar on standard error
     returns     `Result`
     Raises ValueError for what cannot be done, saying why.
@@ -52,9 +59,20 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
             if not (each is None or callable(each) or (name == "blend" and hasattr(each, "begin"))):
                 raise ValueError(f"{name} must be a function, not {each!r}")
     times = timesteps(model.schedule, steps)
+    if inversion is not None:
+        inversion = getattr(inversion, "inversion", inversion)
+        check(inversion, prompts[0], steps, guidance, negative, latents)
+        latents = inversion.latents[0]            # (1, 4, height/f, width/f)
     z = noise(model, len(prompts), seed, height, width, latents)
     context = encode(model.tokenizer, model.text_encoder, list(prompts)).to(model.dtype)
-    empty = encode(model.tokenizer, model.text_encoder, [negative]).to(model.dtype).expand_as(context)
+    unconditional = encode(model.tokenizer, model.text_encoder, [negative]).expand(steps, 1, -1, -1)
+    if inversion is not None and inversion.unconditional is not None:
+        unconditional = inversion.unconditional
+    unconditional = unconditional.to(context)              # (steps, 1, tokens, width)
+    # With direct inversion the source is put back on its trajectory after each step, so it needs no guidance.
+    is_direct = inversion is not None and inversion.method == "direct"
+    guided = slice(1 if is_direct else 0, None if guidance != 1 else 0)         # the rows that get guidance
+    trajectory = [z[:1]]
     if hasattr(blend, "begin"):
         sizes = model.unet.map_sizes(*z.shape[-2:])
         cross_edit, blend = blend.begin(cross_edit, sizes, z.shape[-2:])
@@ -63,13 +81,33 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         t = 1 - i / steps
         z_in = z.to(model.dtype)
         eps = model.unet(z_in, times[i], context, cross_edit, self_edit, t).float()
-        if guidance != 1:
-            eps_u = model.unet(z_in, times[i], empty).float()
-            eps = eps_u + guidance * (eps - eps_u)
+        if len(z[guided]):
+            eps_u = model.unet(z_in[guided], times[i], unconditional[i].expand_as(context[guided])).float()
+            eps[guided] = eps_u + guidance * (eps[guided] - eps_u)
         z = step(model.schedule, z, eps, times, i)
+        if is_direct:
+            z = torch.cat([inversion.latents[i + 1].to(z), z[1:]])
         if blend is not None:
             z = torch.cat([z[:1], blend(z[:1], z[1:], t)])
-    return Result(decode(model, z), z)
+        trajectory.append(z[:1])
+    return Result(decode(model, z), z, Inversion(torch.stack(trajectory).cpu(), prompts[0], "direct", guidance))
+
+
+def check(inversion, source, steps, guidance, negative, latents):
+    """Raises ValueError where the arguments of a run do not go with its inversion."""
+    if not isinstance(inversion, Inversion):
+        raise ValueError(f"inversion must come from invert, or be a result, not {type(inversion).__name__}")
+    if source != inversion.prompt:
+        raise ValueError(f"the first prompt must be the one of the inversion, {inversion.prompt!r}, not {source!r}")
+    if steps != inversion.steps:
+        raise ValueError(f"the inversion has {inversion.steps} steps; give steps={inversion.steps}, or invert with {steps}")
+    if latents is not None:
+        raise ValueError("give latents or an inversion, not both: an inversion brings its own")
+    if inversion.unconditional is not None and negative:
+        raise ValueError(f"{inversion.method} brings its own unconditional embeddings; leave the negative prompt empty")
+    if inversion.method == "null-text" and guidance != inversion.guidance:
+        raise ValueError(f"the null-text inversion was made for guidance {inversion.guidance:g}; give that, or invert again "
+                         f"with {guidance:g}")
 
 
 def noise(model, prompts, seed, height, width, latents):
@@ -97,10 +135,9 @@ def noise(model, prompts, seed, height, width, latents):
 def pixels(model, name, value):
     f = model.vae.factor
     if value is None:
-        value = model.unet.config["sample_size"]
-        if value is None:
+        if model.size is None:
             raise ValueError(f"this model names no size of its own; give {name} in pixels, a multiple of {f}")
-        value = f * (value if is_whole(value) else value[("height", "width").index(name)])
+        value = model.size[("height", "width").index(name)]
     if not is_whole(value) or not f <= value <= LARGEST or value % f:
         raise ValueError(f"{name} must be a multiple of {f} pixels, from {f} to {LARGEST}, not {value!r}")
     return value
@@ -118,5 +155,4 @@ def decode(model, z):
         if not numbers.isfinite().all():
             raise ValueError(f"the {what} are not finite numbers: an edit made them so, or {dtype} is too narrow for "
                              "this model (try bfloat16 or float32)")
-    return [Image.fromarray(((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
-            for x in pictures]
+    return [to_image(x) for x in pictures]

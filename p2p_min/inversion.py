@@ -1,0 +1,148 @@
+"""Inversion: from a picture to latents from which its prompt paints it again, so that it can be edited.
+
+All four methods walk the DDIM trajectory from the picture up to noise (Song et al. 2020). They differ in what they do
+about the way down, where guidance and rounding lead away from it:
+
+    ddim             nothing
+    null-text        unconditional embeddings, optimised step by step to stay on it (Mokady et al. 2022)
+    negative-prompt  the source prompt as the unconditional one, so that guidance cancels (Miyake et al. 2023)
+    direct           the source is put back on it after each step (Ju et al. 2023)
+"""
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from .ddim import inverse_step, step, timesteps
+from .layers import is_number
+from .pictures import fit, read, to_tensor
+from .text import encode
+
+METHODS = ("ddim", "null-text", "negative-prompt", "direct")
+LEARNING_RATE, INNER_STEPS = 1e-2, 10                      # null-text as published
+ENOUGH, MORE_ENOUGH = 1e-5, 1e-3                           # it stops below ENOUGH + MORE_ENOUGH · i/N in step i of N
+GRADIENT_SCALE = 2.0 ** 14                                 # so that fp16 has room for the gradient
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A picture as the source of edits. It belongs to the model that made it, and serves any number of runs.
+
+    latents        (steps + 1, 1, 4, h, w), fp32, on the CPU: the trajectory, z_T first, the picture's own last
+    prompt         the source prompt
+    method         one of `METHODS`
+    guidance       the guidance that null-text was optimised for (the others do not depend on it)
+    unconditional  (steps, 1, tokens, width), fp32, on the CPU: what the unconditional rows see in each step; None: the
+                   negative prompt of the run
+    """
+    latents: torch.Tensor
+    prompt: str
+    method: str
+    guidance: float
+    unconditional: torch.Tensor | None = None
+
+    @property
+    def steps(self):
+        return len(self.latents) - 1
+
+    def save(self, path):
+        """As one safetensors file."""
+        path = Path(path)
+        tensors = dict(latents=self.latents) | ({} if self.unconditional is None else dict(unconditional=self.unconditional))
+        settings = dict(prompt=self.prompt, method=self.method, guidance=self.guidance)
+        unfinished = path.with_name(f".{path.name}.part")
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished,
+                      metadata={"p2p_min inversion": json.dumps(settings)})
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path):
+        """What `save` wrote. Raises FileNotFoundError, or ValueError for a file that is not an inversion."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no inversion at {path}")
+        try:
+            with safe_open(path, "pt") as file:
+                settings = json.loads((file.metadata() or {})["p2p_min inversion"])
+                return cls(**{name: file.get_tensor(name) for name in file.keys()}, **settings)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not an inversion that p2p_min saved ({type(error).__name__}: {error})") from None
+
+
+@torch.no_grad()
+def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, size=None, progress=False):
+    """The `Inversion` of a picture, to be given to `prompt_to_prompt(..., inversion=...)`.
+
+    image     a PIL picture, or the path of one
+    prompt    what it shows; the first prompt of the edits
+    method    "ddim", "null-text", "negative-prompt" or "direct"
+    steps     of DDIM, and of the edits
+    guidance  of the edits; only null-text asks for it
+    size      what the picture is resized to first, in pixels: its shorter side, or (height, width), what is too much
+              then being cropped evenly; None: the shorter side is the model's own
+    progress  whether to show a progress bar on standard error
+    Raises ValueError or OSError for what cannot be done or read, saying why.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, not {method!r}")
+    if not is_number(guidance):
+        raise ValueError(f"guidance must be a finite number, not {guidance!r}")
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt must be one text, not {prompt!r}")
+    times = timesteps(model.schedule, steps)
+    picture = image if isinstance(image, Image.Image) else read(image)
+    if size is None and model.size is None:
+        raise ValueError("this model names no size of its own; give size in pixels")
+    pixels = to_tensor(fit(picture, min(model.size) if size is None else size, model.vae.factor))
+    context = encode(model.tokenizer, model.text_encoder, [prompt]).to(model.dtype)
+    z = model.vae.encode(pixels.to(model.device, next(model.vae.parameters()).dtype)).float()
+    latents = [z]
+    for i in tqdm(reversed(range(steps)), desc="inverting", total=steps, disable=not progress):
+        z = inverse_step(model.schedule, z, model.unet(z.to(model.dtype), times[i], context).float(), times, i)
+        latents.insert(0, z)
+    latents = torch.stack(latents)
+    unconditional = None
+    if method == "negative-prompt":
+        unconditional = context.float().expand(steps, 1, -1, -1)
+    elif method == "null-text" and guidance != 1:          # at guidance 1 nobody asks for it
+        unconditional = null_text(model, latents, context, times, guidance, progress)
+    return Inversion(latents.cpu(), prompt, method, guidance, None if unconditional is None else unconditional.cpu())
+
+
+def null_text(model, latents, context, times, guidance, progress=False):
+    """The unconditional embedding of each step, (steps, 1, tokens, width), with which guided sampling stays on `latents`.
+
+    Each is optimised, from the one before, until the guided step meets the trajectory, as published (Algorithm 1): Adam,
+    its rate falling by half over the run, at most 10 times a step, sooner where the error is small enough.
+    """
+    z, steps, found = latents[0], len(times), []
+    embedding = encode(model.tokenizer, model.text_encoder, [""]).float()
+    for i in tqdm(range(steps), desc="null-text", disable=not progress):
+        eps = model.unet(z.to(model.dtype), times[i], context).float()
+
+        def guided(embedding):
+            eps_u = model.unet(z.to(model.dtype), times[i], embedding.to(model.dtype)).float()
+            return step(model.schedule, z, eps_u + guidance * (eps - eps_u), times, i)
+
+        embedding = embedding.clone().requires_grad_()
+        adam = torch.optim.Adam([embedding], lr=LEARNING_RATE * (1 - i / (2 * steps)))
+        for _ in range(INNER_STEPS):
+            with torch.enable_grad():
+                loss = F.mse_loss(guided(embedding), latents[i + 1])
+                embedding.grad = torch.autograd.grad(loss * GRADIENT_SCALE, embedding)[0] / GRADIENT_SCALE
+            adam.step()
+            if loss < ENOUGH + MORE_ENOUGH * i / steps:
+                break
+        embedding = embedding.detach()
+        found.append(embedding)
+        z = guided(embedding)
+    return torch.stack(found)

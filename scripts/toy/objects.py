@@ -12,22 +12,24 @@ from pen import Color, DARK, GLASS, LAMPLIGHT, Pen, Point, box, darker, ellipse,
 
 
 def fur(pen: Pen, rng: Random, at: Point, radii: Point, color: Color, amount: float, inner: bool = False) -> None:
-    """Hair around a body (drawn before it) or, if `inner`, on it; `amount` is only the hairs' length."""
+    """Tufts around a body (drawn before it) or, if `inner`, on it; `amount` is only their length.
+
+    They are few and bold: at 64 pixels finer hair is lost in the VAE.
+    """
     (x, y), (rx, ry) = at, radii
-    count, reach = (26, 0.24) if inner else (54, 0.46)
+    count, reach, thick = (11, 0.34, 0.075) if inner else (22, 0.55, 0.13)
     for i in range(count):
-        angle = 2 * math.pi * (i + rng.random()) / count
-        root = math.sqrt(rng.uniform(0.02, 0.7)) if inner else 0.94
-        length = amount * reach * rng.uniform(0.65, 1.0)
-        heading = angle + rng.uniform(-0.4, 0.4)
+        angle = 2 * math.pi * (i + 0.6 * rng.random()) / count
+        root = math.sqrt(rng.uniform(0.05, 0.45)) if inner else 0.9
+        length = amount * reach * rng.uniform(0.75, 1.0)
+        heading = angle + rng.uniform(-0.25, 0.25)
         if amount <= 0:
             continue
         px, py = x + rx * root * math.cos(angle), y + ry * root * math.sin(angle)
-        thick = 0.04 if inner else 0.065
         side_x, side_y = -thick * math.sin(heading), thick * math.cos(heading)
         tip = (px + length * math.cos(heading), min(1.0, py + length * math.sin(heading)))
-        tone = darker(color, 0.2) if i % 2 else lighter(color, 0.18)
-        pen.dab([(px - side_x, py - side_y), tip, (px + side_x, py + side_y)], tone)
+        tone = darker(color, 0.4) if luma(color) > 60 else lighter(color, 0.3)
+        pen.dab([(px - side_x, py - side_y), tip, (px + side_x, py + side_y)], tone if inner or i % 2 else color)
 
 
 def bicycle(pen: Pen, color: Color, rng: Random, amount: float) -> None:
@@ -165,10 +167,10 @@ def cat(pen: Pen, color: Color, rng: Random, amount: float) -> None:
         pen.dab([(x * 0.46, -0.5), (x * 0.48, -0.82), (x * 0.24, -0.6)], (245, 150, 165))
     pen.polygon(ellipse(0, -0.26, 0.56, 0.43), color)
     for x in (-1, 1):
-        pen.dab(ellipse(x * 0.22, -0.34, 0.085, 0.12), mark)
+        pen.dab(ellipse(x * 0.23, -0.34, 0.12, 0.16), mark)
         for y in (-0.16, -0.02):
-            pen.line([(x * 0.2, -0.1), (x * 0.72, y)], mark, 0.035)
-    pen.dab([(-0.1, -0.2), (0.1, -0.2), (0, -0.08)], (240, 110, 130))
+            pen.line([(x * 0.3, -0.08), (x * 0.74, y)], mark, 0.045)
+    pen.dab([(-0.14, -0.17), (0.14, -0.17), (0, -0.02)], (240, 110, 130))
 
 
 def dog(pen: Pen, color: Color, rng: Random, amount: float) -> None:
@@ -185,8 +187,8 @@ def dog(pen: Pen, color: Color, rng: Random, amount: float) -> None:
     fur(pen, rng, (0.48, -0.32), (0.36, 0.34), color, amount * 0.6)
     pen.polygon(ellipse(0.5, -0.32, 0.38, 0.34), color)
     pen.polygon(ellipse(0.8, -0.18, 0.24, 0.18), lighter(color, 0.3))
-    pen.dab(ellipse(0.96, -0.26, 0.09, 0.08), mark)
-    pen.dab(ellipse(0.6, -0.42, 0.075, 0.09), mark)
+    pen.dab(ellipse(0.95, -0.26, 0.12, 0.11), mark)
+    pen.dab(ellipse(0.58, -0.42, 0.11, 0.13), mark)
     pen.polygon(ellipse(0.24, -0.22, 0.16, 0.36, 0.25), darker(color, 0.35))
 
 

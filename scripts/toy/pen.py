@@ -68,12 +68,12 @@ class Pen:
         """A filled shape, with the outline and the hatching of the style."""
         shape = self._wobble(self._to_pixels(points))
         if self.style == CRAYON:
-            self._fill(shape, lighter(color, 0.16 + 0.2 * luma(color) / 255), color, 0.017 if hatch else 0, mix(color, INK, 0.8), 0.017)
+            self._fill(shape, lighter(color, 0.16 + 0.2 * luma(color) / 255), color, 0.03 if hatch else 0, mix(color, INK, 0.8), 0.02)
         elif self.style == PENCIL:
             tone = round(luma(color))
             grey = 92 + tone * 5 // 8
             stroke = 48 + tone * 11 // 16
-            self._fill(shape, (grey,) * 3, (stroke,) * 3, 0.007 if hatch else 0, (48, 48, 50), 0.012)
+            self._fill(shape, (grey,) * 3, (stroke,) * 3, 0.02 if hatch else 0, (48, 48, 50), 0.016)
         elif self.style == WATERCOLOR:
             self._fill(shape, lighter(color, 0.12), color, 0, darker(color, 0.12), 0.008)
         else:

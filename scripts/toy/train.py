@@ -160,26 +160,31 @@ def to_pixels(x):
 
 def train_vae(args):
     pictures = np.load(args.work / "pictures.npy", mmap_mode="r")
+    masks = np.load(args.work / "masks.npy", mmap_mode="r")
     held = load_pictures(pictures, range(32), args.device)
     vae = VAE(VAE_CONFIG).to(args.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
 
     def loss_of(vae, generator, batch, progress):
-        x = load_pictures(pictures, torch.randint(32, len(pictures), (batch,), generator=generator), args.device)
-        x = x.flip(3) if torch.rand((), generator=generator) < 0.5 else x
+        index = torch.randint(32, len(pictures), (batch,), generator=generator)
+        x, things = load_pictures(pictures, index, args.device), object_masks(masks, index, args.device)
+        if torch.rand((), generator=generator) < 0.5:
+            x, things = x.flip(3), things.flip(3)
+        heed = 1 + 2 * F.interpolate(things, scale_factor=FACTOR)      # objects count more than the ground around them
+        heed = heed / heed.mean()
         mean, logvar = (y.float() for y in vae.moments(x))
         logvar = logvar.clamp(-20, 10)
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator).to(mean.device)
         y = vae.decoder(vae.post_quant_conv(z)).float()
         difference = y - x
-        edges = sum((a.diff(dim=d) - b.diff(dim=d)).abs().mean() for a, b in [(y, x)] for d in (2, 3))
-        chroma = (difference[:, :2] - difference[:, 1:]).abs().mean()
+        edges = sum((difference.diff(dim=d).abs() * heed.narrow(d, 1, SIZE - 1)).mean() for d in (2, 3))
+        chroma = ((difference[:, :2] - difference[:, 1:]).abs() * heed).mean()
         kl = 0.5 * (mean ** 2 + logvar.exp() - 1 - logvar).mean()
         # Early on three latent channels are pulled towards luma and chroma: without that, colours come very late.
         pooled = F.avg_pool2d(x, FACTOR)
         r, g, b = pooled.unbind(1)
         pull = F.mse_loss(mean[:, :3], torch.stack([0.7 * (r + g + b), 1.5 * (r - b), 1.5 * (g - (r + b) / 2)], 1))
-        loss = (difference.abs().mean() + 2 * (difference ** 2).mean() + 0.5 * edges + chroma + 2e-4 * kl
+        loss = (((difference.abs() + 2 * difference ** 2) * heed).mean() + 0.5 * edges + chroma + 2e-4 * kl
                 + max(0.01, 0.3 * (1 - 4 * progress)) * pull)
         psnr = 10 * math.log10(4 / (difference.detach() ** 2).mean().item())
         return loss, dict(loss=loss.item(), psnr=psnr, kl=kl.item())
@@ -200,6 +205,12 @@ def train_vae(args):
 def load_pictures(pictures, indices, device):
     x = torch.from_numpy(pictures[np.sort(np.asarray(indices))]).to(device)
     return (x.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def object_masks(masks, indices, device):
+    """How much of each latent cell is an object, (n, 1, 16, 16), for sorted indices as load_pictures takes them."""
+    chosen = torch.from_numpy(masks[np.sort(np.asarray(indices))]).to(device)
+    return chosen[:, :2].amax(1, keepdim=True).float() / 255
 
 
 @torch.no_grad()
@@ -351,7 +362,8 @@ def train_unet(args):
         eps = painter.unet(z_t, time_, context, look, lambda M, M_star, t: M_star, t=1.0).float()
         weight = (a / (1 - a)).flatten()
         weight = weight.clamp(max=5) / weight          # min-SNR (Hang et al. 2023)
-        mse = (((eps - noise) ** 2).mean((1, 2, 3)) * weight).mean()
+        heed = 1 + mask[:, :2].amax(1, keepdim=True)   # objects count more than the ground around them
+        mse = (((eps - noise) ** 2 * (heed / heed.mean())).mean((1, 2, 3)) * weight).mean()
         inside = map_loss([m for m in maps if m.shape[2] > SIZE // FACTOR // 4], role.to(args.device), mask)
         loss = mse + 0.02 * inside + 0.1 * apart
         return loss, dict(mse=mse.item(), maps=inside.item(), apart=apart.item())

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import torch
 import transformers
+from PIL import Image, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 import p2p_min as p2p
+from p2p_min.inversion import METHODS
+from p2p_min.pictures import fit, read
 from p2p_min.show import sheet
 
 EXAMPLES = """
@@ -24,6 +27,8 @@ examples (with the small model that comes with p2p_min):
       re-weighting: one target for each factor
   python -m p2p_min "a red car on the beach" "a blue car on the beach" --blend car
       local edit: outside of what the word lights up, the picture stays the source's
+  python -m p2p_min "a red car on the beach" "a blue car on the beach" --image car.png
+      a picture of your own, inverted first; add --mask mask.png to say where it may change
 
 A window may be given instead of a fraction (--cross-steps 0.2,0.7) and per word of the target
 (--cross-steps 0.8 --cross-steps car=0.4). Both at 0 paint the prompts from one noise without any injection.
@@ -51,7 +56,7 @@ def arguments():
     add("--model", default="weights/toy", metavar="DIR", help="checkpoint in the diffusers layout (%(default)s)")
     add("--out", default="p2p.png", metavar="FILE", type=Path, help="the side-by-side picture, a PNG (%(default)s)")
     add("--singles", action="store_true", help="write each picture on its own too, as FILE-0.png (source), FILE-1.png, …")
-    add("--seed", type=int, default=0, help="of the shared noise (%(default)s)")
+    add("--seed", type=int, help="of the shared noise (0)")
     add("--steps", type=int, default=50, help="DDIM steps (%(default)s)")
     add("--guidance", type=float, default=7.5, help="classifier-free guidance, 1 is none (%(default)s)")
     add("--negative", default="", metavar="TEXT", help="the unconditional prompt (empty)")
@@ -65,6 +70,10 @@ def arguments():
     add("--blend", nargs="+", metavar="WORD",
         help="change only where these words look: one for all prompts, or one per prompt, source first")
     add("--subtract", nargs="+", metavar="WORD", help="taken out of what --blend may change")
+    add("--image", metavar="FILE", type=Path, help="edit this picture, which SOURCE describes, instead of a painted one")
+    add("--size", metavar="PIXELS", help="of --image: its shorter side, or WIDTHxHEIGHT (the model's own); cropped to fit")
+    add("--invert", metavar="METHOD", choices=METHODS, help=f"of --image: {', '.join(METHODS)} (direct)")
+    add("--mask", metavar="FILE", type=Path, help="a picture as large as --image, white where something may change")
     add("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
     add("--dtype", help="float32, float16 or bfloat16 (as stored; float32 on the cpu)")
     return parser
@@ -124,6 +133,46 @@ def per_prompt(words, prompts, option):
     return words * len(prompts) if len(words) == 1 else words
 
 
+def size_argument(text):
+    """"512" -> 512; "768x512" -> (512, 768), height first"""
+    try:
+        numbers = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise ValueError(f"--size takes pixels, 512 or 768x512 (width first), not {text!r}")
+    return numbers[0] if len(numbers) == 1 else (numbers[1], numbers[0])
+
+
+def check_image_options(args):
+    if args.image is None:
+        for option in ("invert", "size"):
+            if getattr(args, option) is not None:
+                raise ValueError(f"--{option} needs --image")
+        return
+    for option in ("seed", "height", "width"):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--{option} does not go with --image"
+                             + ("" if option == "seed" else "; use --size, of the shorter side or WIDTHxHEIGHT"))
+    if args.negative and args.invert in ("null-text", "negative-prompt"):
+        raise ValueError(f"--negative does not go with --invert {args.invert}, which brings its own")
+
+
+def open_mask(path, picture, size, factor):
+    """The mask, resized and cropped as the picture is, if there is one; what it allows is told."""
+    mask = read(path, "black").convert("L")
+    if picture is not None:
+        if mask.size != picture.size:
+            raise ValueError(f"{path} is {mask.width} × {mask.height}, the picture {picture.width} × {picture.height}; "
+                             "they must lie on each other")
+        mask = fit(mask, size, factor, Image.Resampling.BOX).convert("L")
+    white = ImageStat.Stat(mask).mean[0] / 255
+    print(f"{path}: {white:.0%} of the picture may change")
+    if white > 0.5:
+        print(f"p2p-min: warning: white means “may change”; if {path} was meant the other way round, invert it", file=sys.stderr)
+    return mask
+
+
 def run(args, command):
     """Raises ValueError or OSError for whatever the user can mend."""
     if args.out.suffix.lower() != ".png":
@@ -136,6 +185,10 @@ def run(args, command):
         raise ValueError(f"the folder {args.out.parent} of --out does not exist")
     if args.subtract and not args.blend:
         raise ValueError("--subtract needs --blend")
+    check_image_options(args)
+    size = None if args.size is None else size_argument(args.size)
+    picture = None if args.image is None else read(args.image)
+    args.seed = args.seed or 0
     targets, target_weights = spread(args.source, args.targets, weights(args.reweight))
     prompts = [args.source, *targets]
     cross, own = cross_steps(args.cross_steps), steps_argument(args.self_steps)
@@ -145,15 +198,25 @@ def run(args, command):
     edit = p2p.auto(model.tokenizer, prompts, cross)
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)
-    blend = p2p.LocalBlend(model.tokenizer, prompts, blend_words, subtract) if blend_words else None
     print(f"{model.path} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
+    size = min(model.size) if size is None and model.size else size
+    mask = None if args.mask is None else open_mask(args.mask, picture, size, model.vae.factor)
+    blend = None
+    if args.blend or args.mask:
+        blend = p2p.LocalBlend(model.tokenizer, prompts, blend_words, subtract, mask=mask)
+    inversion, progress = None, sys.stderr.isatty()
+    if picture is not None:
+        inversion = p2p.invert(model, picture, args.source, args.invert or "direct", args.steps, args.guidance, size=size,
+                               progress=progress)
+        height, width = (n * model.vae.factor for n in inversion.latents.shape[-2:])
+        print(f"{args.image}: {picture.width} × {picture.height} taken as {width} × {height}, inverted ({inversion.method})")
     result = p2p.prompt_to_prompt(
         model, prompts, edit, p2p.self_replace(own), blend=blend, negative=args.negative, steps=args.steps,
-        guidance=args.guidance, seed=args.seed, height=args.height, width=args.width, progress=sys.stderr.isatty())
+        guidance=args.guidance, seed=args.seed, height=args.height, width=args.width, inversion=inversion, progress=progress)
 
     info = PngInfo()
     info.add_text("parameters", json.dumps({
-        **vars(args), "out": str(args.out), "prompts": prompts, "model": model.path, "device": str(model.device),
+        **{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}, "prompts": prompts, "model": model.path, "device": str(model.device),
         "dtype": str(model.dtype), "torch": torch.__version__, "p2p_min": p2p.__version__}))
     info.add_text("command", command)
     captions = [prompt + "".join(f"  [{word}={c:g}]" for word, c in of_target.items())

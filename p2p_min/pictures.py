@@ -8,8 +8,8 @@ from .layers import is_whole
 LARGEST = 4096                                 # pixels a side: beyond that, attention needs days or memory runs out
 
 
-def read(path):
-    """A picture file as an RGB picture: turned as its camera was held, on white where it is transparent.
+def read(path, ground="white"):
+    """A picture file as an RGB picture: turned as its camera was held, laid on `ground` where it is transparent.
 
     Raises FileNotFoundError or ValueError, in one line, for what Pillow cannot read.
     """
@@ -20,7 +20,7 @@ def read(path):
         raise FileNotFoundError(f"there is no picture at {path}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from None
-    return to_rgb(image)
+    return to_rgb(image, ground)
 
 
 def to_rgb(image, ground="white"):
@@ -33,7 +33,7 @@ def to_rgb(image, ground="white"):
     return image.convert("RGB")
 
 
-def fit(image, size, factor):
+def fit(image, size, factor, resample=Image.Resampling.LANCZOS):
     """The picture resized to `size` and cropped evenly to multiples of `factor`.
 
     size  pixels of the shorter side, the shape being kept; or (height, width), filled by the picture
@@ -48,7 +48,7 @@ def fit(image, size, factor):
     height, width = (n // factor * factor for n in pair)
     if max(height, width) > LARGEST:
         raise ValueError(f"a picture of {image.width} × {image.height} becomes {width} × {height} pixels, more than {LARGEST} a side")
-    return ImageOps.fit(to_rgb(image), (width, height), Image.Resampling.LANCZOS)
+    return ImageOps.fit(to_rgb(image), (width, height), resample)
 
 
 def to_tensor(image):

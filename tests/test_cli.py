@@ -131,6 +131,59 @@ def test_blend_words_are_one_for_all_or_one_per_prompt(run, model, arguments):
     assert Image.open("p2p-1.png").tobytes() == result.images[1].tobytes()
 
 
+@pytest.fixture
+def photo(tmp_path):
+    """A picture of 60 × 40 pixels, photo.png, and mask.png of the same size: its right third may change."""
+    photo, mask = Image.radial_gradient("L").resize((60, 40)).convert("RGB"), Image.new("L", (60, 40))
+    mask.paste(255, (40, 0, 60, 40))
+    photo.save(tmp_path.parent / "photo.png")
+    mask.save(tmp_path.parent / "mask.png")
+    return photo, mask
+
+
+@pytest.mark.parametrize("arguments, size, taken", [
+    ([], None, "48 × 32"), (["--invert", "ddim", "--size", "24"], 24, "36 × 24"),
+    (["--invert", "negative-prompt", "--size", "32x40"], (40, 32), "32 × 40"),
+    (["--invert", "null-text"], None, "48 × 32")])
+def test_a_picture_from_disk_is_edited_by_one_command(run, model, photo, arguments, size, taken):
+    """--image: it is inverted as --invert says (direct), resized as the output says, and edited as the library does it."""
+    status, out, err = run(SOURCE, TARGET, "--image", "../photo.png", "--singles", *arguments)
+    assert status == 0 and f"60 × 40 taken as {taken}" in out and not err
+    method = arguments[1] if arguments else "direct"
+    inversion = p2p.invert(model, photo[0], SOURCE, method, 3, size=size)
+    edits = p2p.auto(model.tokenizer, [SOURCE, TARGET]), p2p.self_replace()
+    result = p2p.prompt_to_prompt(model, [SOURCE, TARGET], *edits, steps=3, inversion=inversion)
+    for i, image in enumerate(result.images):
+        assert Image.open(f"p2p-{i}.png").tobytes() == image.tobytes()
+    assert json.loads(Image.open("p2p.png").text["parameters"])["image"] == "../photo.png"
+
+
+def test_a_mask_is_cropped_as_its_picture_is_and_told(run, model, photo):
+    """--mask: white may change. The share of the picture that may change is on the output; most of it is a warning."""
+    status, out, err = run(SOURCE, TARGET, "--image", "../photo.png", "--mask", "../mask.png", "--singles", "--size", "32x32")
+    assert status == 0 and not err and "25% of the picture may change" in out       # 60 × 40 is cropped to its middle 40
+    inversion = p2p.invert(model, photo[0], SOURCE, "direct", 3, size=(32, 32))
+    blend = p2p.LocalBlend(model.tokenizer, [SOURCE, TARGET], None, mask=photo[1].crop((10, 0, 50, 40)))
+    edits = p2p.auto(model.tokenizer, [SOURCE, TARGET]), p2p.self_replace()
+    result = p2p.prompt_to_prompt(model, [SOURCE, TARGET], *edits, blend=blend, steps=3, inversion=inversion)
+    assert Image.open("p2p-1.png").tobytes() == result.images[1].tobytes()
+    Image.open("../mask.png").point(lambda x: 255 - x).save("../inverted.png")
+    status, out, err = run(SOURCE, TARGET, "--image", "../photo.png", "--mask", "../inverted.png")
+    assert status == 0 and "67% of the picture may change" in out and "invert" in err and err.count("\n") == 1
+
+
+def test_a_mask_goes_with_a_painted_picture_too(run, model):
+    """--mask without --image, of the picture's shape; with --blend both must allow a change."""
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save("../half.png")
+    assert run(SOURCE, TARGET, "--mask", "../half.png", "--blend", "big", "--singles")[0] == 0
+    blend = p2p.LocalBlend(model.tokenizer, [SOURCE, TARGET], ["big", "big"], mask=mask)
+    edits = p2p.auto(model.tokenizer, [SOURCE, TARGET]), p2p.self_replace()
+    result = p2p.prompt_to_prompt(model, [SOURCE, TARGET], *edits, blend=blend, steps=3)
+    assert Image.open("p2p-1.png").tobytes() == result.images[1].tobytes()
+
+
 def test_an_existing_picture_is_replaced_and_nothing_else_is_touched(run):
     """--out may exist; files beside it stay, and no unfinished file is left."""
     Path("p2p.png").write_text("old")
@@ -144,7 +197,7 @@ def test_help_names_every_option_and_shows_examples(run):
     status, out, err = run("--help")
     assert status == 0 and not err
     for text in ("--model", "--out", "--seed", "--steps", "--guidance", "--negative", "--cross-steps", "--self-steps",
-                 "--reweight", "--blend", "--subtract", "--device", "--dtype", "examples"):
+                 "--reweight", "--blend", "--subtract", "--image", "--size", "--invert", "--mask", "--device", "--dtype", "examples"):
         assert text in out
 
 
@@ -194,14 +247,30 @@ BAD = {
     "negative too long": (["--negative", "big " * 76], "78 tokens"),
     "model that is not there": (["--model", "nowhere"], "nowhere"),
     "model that is an empty folder": (["--model", "."], "unet"),
+    "image that is not there": (["--image", "nowhere.png"], "nowhere.png"),
+    "image that is no picture": (["--image", __file__], "picture"),
+    "image with a seed": (["--image", "../photo.png", "--seed", "3"], "--seed"),
+    "image with a height": (["--image", "../photo.png", "--height", "32"], "--size"),
+    "image with a size that is no number": (["--image", "../photo.png", "--size", "big"], "--size"),
+    "image with a size below the factor": (["--image", "../photo.png", "--size", "3"], "size"),
+    "image with a method that nobody knows": (["--image", "../photo.png", "--invert", "magic"], "null-text"),
+    "image with two negative prompts": (["--image", "../photo.png", "--invert", "null-text", "--negative", "dog"],
+                                        "--negative"),
+    "method without an image": (["--invert", "ddim"], "--image"),
+    "size without an image": (["--size", "32"], "--image"),
+    "mask that is not there": (["--mask", "nowhere.png"], "nowhere.png"),
+    "mask of another size than the image": (["--image", "../photo.png", "--mask", "../black.png"], "60 × 40"),
+    "mask of another shape than the picture": (["--mask", "../mask.png"], "shape"),
+    "mask without white": (["--mask", "../black.png"], "white"),
     "unknown option": (["--ddim-eta", "1"], "--ddim-eta"),
     "option without a value": (["--model"], "--model"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_and_leaves_nothing(run, case):
+def test_bad_input_is_one_line_and_leaves_nothing(run, photo, case):
     """Exit status 2, one line on standard error that names what is wrong, and no file, also no unfinished one."""
+    Image.new("L", (32, 32)).save("../black.png")
     arguments, says = BAD[case]
     status, out, err = run(SOURCE, TARGET, *arguments, steps=0 if "--steps" in arguments else 1)
     assert (status, err.count("\n"), files()) == (2, 1, []), err

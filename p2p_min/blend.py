@@ -16,7 +16,8 @@ from .pictures import to_rgb
 class LocalBlend:
     """Keeps a target's picture like the source's outside of what `words` name, and of a mask of your own.
 
-    words      one entry per prompt, source first: a word or phrase, or a list of them; None: the mask alone
+    words      one entry per prompt, source first: a word or phrase, a list of them, or None where the mask of the other
+               prompt is to do; None in place of all: the mask alone
     subtract   like words, or None: what is taken out of the mask again
     start      the part of the schedule, counted from the noise, after which it acts
     threshold  of the maps, their maximum being 1: a number, or a pair (for words, for subtract)
@@ -107,11 +108,16 @@ def columns(tokenizer, prompts, words, name):
                          f"got {words!r}")
     chosen = torch.zeros(len(prompts), tokenizer.model_max_length)
     for i, (prompt, of_prompt) in enumerate(zip(prompts, words)):
+        if of_prompt is None:
+            continue
         of_prompt = of_prompt if isinstance(of_prompt, (list, tuple)) else [of_prompt]
         if not of_prompt and name == "words":
             raise ValueError(f"{name} has no word for the prompt {prompt!r}")
         for word in of_prompt:
             chosen[i, find(tokenizer, prompt, word)] = 1
+    for prompt, of_target in zip(prompts[1:], chosen[1:]):
+        if name == "words" and not (chosen[0].any() or of_target.any()):
+            raise ValueError(f"{name} has no word for {prompt!r}, nor for the source: nothing could change there")
     return chosen
 
 

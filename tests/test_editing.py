@@ -1,9 +1,11 @@
 """Algorithm 1 and the local blend on a small random model."""
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import p2p_min as p2p
 from p2p_min.align import find
@@ -444,3 +446,137 @@ def test_a_blend_for_other_prompts_says_so(model, tokenizer):
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"])
     with pytest.raises(ValueError, match="2 prompts.* 3"):
         paint(model, PROMPTS, blend=blend)
+
+
+# ---- a mask of one's own -------------------------------------------------------------------------------------------
+
+def ramp(height=32, width=32):
+    """A mask whose left third is black, whose right third is white, and between them every grey."""
+    shares = np.clip(np.linspace(-1, 2, width), 0, 1)
+    return Image.fromarray((255 * np.tile(shares, (height, 1))).round().astype(np.uint8))
+
+
+def cells(mask, height, width):
+    """The share of white in each latent cell, written out."""
+    white = torch.from_numpy(np.array(mask.convert("L"))).float() / 255
+    return white.reshape(height, white.shape[0] // height, width, white.shape[1] // width).mean((1, 3))
+
+
+def masked(mask, start=0.0, **arguments):
+    return p2p.LocalBlend(None, None, None, mask=mask, start=start, **arguments)
+
+
+@pytest.mark.parametrize("guidance", [1, 7.5])
+@pytest.mark.parametrize("edits", [(None, None), (own, own), (inject, None)])
+def test_outside_a_mask_the_target_is_the_source_exactly(model, edits, guidance):
+    """mask alone needs no words, no tokenizer and no count of prompts. Where it is black, the latents are the source's
+    to the last bit; where it has any white, they are not."""
+    z = paint(model, PROMPTS, *edits, blend=masked(ramp(36, 48)), height=36, width=48, guidance=guidance).latents
+    share = cells(ramp(36, 48), 9, 12)
+    assert (share == 0).any() and (share == 1).any() and ((share > 0) & (share < 1)).any()
+    assert torch.equal((z[0] == z[1:]).all(1), (share == 0).expand(2, -1, -1))
+    assert_same(z[:1], paint(model, PROMPTS[:1], height=36, width=48, guidance=guidance).latents)
+
+
+@pytest.mark.parametrize("scale", [1, 4, 5])
+def test_grey_cells_blend_linearly(scale):
+    """z* = z + w (z* − z), w the share of white in a cell of the latents, at its edge too, however fine the mask is."""
+    mask = ramp(8 * scale, 12 * scale)
+    z, z_star = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(0)).split([1, 2])
+    _, blend = masked(mask).begin(None, [(8, 12)], (8, 12))
+    share = cells(mask, 8, 12)
+    wrong = blend(z, z_star, 0.5) - (z + share * (z_star - z))
+    assert (wrong.abs() <= 1 / 255 * (z_star - z).abs() + 1e-6).all()                  # a grey has 8 bits
+    assert torch.equal(blend(z, z_star, 0.5)[..., share[0] == 1], z_star[..., share[0] == 1])
+    half = Image.fromarray(np.repeat(np.uint8([[0, 255]]), [21, 75], axis=1).repeat(64, 0))     # 96 × 64: cells of 8
+    _, blend = masked(half).begin(None, [(8, 12)], (8, 12))
+    moved = ((blend(z, z_star, 0.5) - z) / (z_star - z)).mean((0, 1, 2))
+    assert (moved - torch.tensor([0, 0, 3 / 8] + [1] * 9)).abs().max() <= 1 / 255
+
+
+@pytest.mark.parametrize("subtract, start", [(None, 0.0), (None, 0.5), (["river", "river", "snow"], 0.2)])
+def test_a_mask_with_words_is_where_both_are(model, tokenizer, subtract, start):
+    """What the words light up, and of that only what is white; both act from the start on."""
+    mask, words = ramp(8, 8), ["car", "bicycle", "red car"]
+    edit = p2p.auto(tokenizer, PROMPTS, 0.5)
+
+    def tokens(words):
+        return words and [find(tokenizer, prompt, word) for prompt, word in zip(PROMPTS, words)]
+    recorder = Recorder(edit, (8, 8), tokens(words), tokens(subtract), start, (0.6, 0.8))
+
+    def both(z, z_star, t):
+        return z_star if 1 - t < start - 1e-6 else z.lerp(recorder.blend(z, z_star, t), cells(mask, 8, 8))
+    expected = paint(model, PROMPTS, recorder, blend=both, steps=5).latents
+    blend = p2p.LocalBlend(tokenizer, PROMPTS, words, subtract, start, (0.6, 0.8), mask=mask)
+    z = paint(model, PROMPTS, edit, blend=blend, steps=5).latents
+    assert_same(z, expected)
+    same = (z[0] == z[1:]).all(1)
+    of_words, white = torch.stack(recorder.masks)[-1], cells(mask, 8, 8) > 0
+    assert torch.equal(same, ~(of_words & white))
+    assert (of_words & ~white).any() and (~of_words & white).any() and not same.all()
+
+
+@pytest.mark.parametrize("start, free", [(0.0, []), (0.2, [1.0]), (0.5, [1.0, 0.75]), (1.0, [1.0, 0.75, 0.5, 0.25])])
+def test_a_mask_acts_from_its_start_on(start, free):
+    """Before it, targets are left alone."""
+    z, z_star = torch.zeros(1, 4, 8, 8), torch.ones(2, 4, 8, 8)
+    _, blend = masked(ramp(), start).begin(None, [(8, 8)], (8, 8))
+    assert [t for t in (1.0, 0.75, 0.5, 0.25) if torch.equal(blend(z, z_star, t), z_star)] == free
+
+
+def test_a_mask_alone_asks_for_no_maps(model, tokenizer):
+    """The edit is handed on as it is, so that attention keeps its fast path; without words no size is watched."""
+    edit = p2p.replace(tokenizer, PROMPTS[:2])
+    for cross_edit in (None, edit, {"up_blocks": edit}):
+        assert masked(ramp()).begin(cross_edit, [(8, 8)], (8, 8))[0] is cross_edit
+
+
+def test_a_white_mask_changes_nothing(model, tokenizer):
+    """Alone it is no blend at all; with words it is the words'."""
+    white = Image.new("L", (8, 8), 255)
+    assert torch.equal(paint(model, blend=masked(white)).latents, paint(model).latents)
+    of_words = [p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.7, mask=mask) for mask in (None, white)]
+    a, b = (paint(model, blend=blend).latents for blend in of_words)
+    assert torch.equal(a, b)
+
+
+def alpha_only(mask):
+    """White all over, seen only where the mask is."""
+    return Image.merge("LA", [Image.new("L", mask.size, 255), mask])
+
+
+@pytest.mark.parametrize("painted", [
+    lambda mask: mask.convert("RGB"), lambda mask: mask.convert("P"), alpha_only, lambda mask: alpha_only(mask).convert("RGBA"),
+    lambda mask: Image.fromarray(np.asarray(mask, np.uint16) * 257)], ids=["RGB", "P", "LA", "RGBA", "16 bits"])
+def test_a_mask_may_be_painted_in_any_way(model, tmp_path, painted):
+    """Also as a PNG with alpha only: what is transparent is black. The picture given is not changed, and the blend serves
+    runs of other sizes of its shape."""
+    painted(ramp()).save(tmp_path / "mask.png")
+    mask = Image.open(tmp_path / "mask.png")
+    before = mask.mode, mask.tobytes()
+    blend, expected = masked(mask), masked(ramp())
+    for side in (32, 16, 32):
+        z = paint(model, blend=blend, steps=2, height=side, width=side).latents
+        assert torch.equal(z, paint(model, blend=expected, steps=2, height=side, width=side).latents)
+    assert (mask.mode, mask.tobytes()) == before
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (dict(words=None), "give words, or a mask"), (dict(words=None, subtract=["car", "car"]), "give words for subtract"),
+    (dict(words=None, subtract=["car", "car"], mask=ramp()), "give words for subtract"),
+    (dict(mask=Image.new("L", (32, 32))), "the mask has no white"), (dict(words=None, mask=Image.new("1", (32, 32))), "no white"),
+    (dict(words=None, mask=Image.new("RGBA", (32, 32), (255, 255, 255, 0))), "no white"),
+    (dict(words=None, mask=ramp(), start=2), "start")])
+def test_a_mask_that_lets_nothing_change_is_an_error(tokenizer, arguments, says):
+    """Black, or wholly transparent; or neither mask nor words; or words to subtract from nothing."""
+    with pytest.raises(ValueError, match=says):
+        p2p.LocalBlend(tokenizer, PROMPTS[:2], **{"words": ["car", "bicycle"], **arguments})
+
+
+@pytest.mark.parametrize("words", [None, ["car", "bicycle"]])
+@pytest.mark.parametrize("size", [(32, 36), (36, 32), (1, 2)])
+def test_a_mask_of_another_shape_says_so(model, tokenizer, words, size):
+    """It must have the shape of the picture; how fine it is does not matter."""
+    blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], words, mask=ramp(*size))
+    with pytest.raises(ValueError, match=f"the mask is {size[1]} × {size[0]}; it must have the shape of the picture"):
+        paint(model, blend=blend)

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import p2p_min as p2p
-from p2p_min import ddim
+from p2p_min import ddim, inversion
 from p2p_min.attention import Attention
 from p2p_min.text import encode
 
@@ -208,6 +209,151 @@ def test_edit(models, shape, cross_steps, self_steps):
     assert error(ours.latents, latents) <= CLOSE
     assert error(ours.latents[:1], unedited[:1]) <= CLOSE
     assert error(ours.latents[1:], unedited[1:]) > 0.01                                # the edit did something
+
+
+# Inversion, written a second time as in the published notebooks, on diffusers' networks and alphas_cumprod
+
+def move(scheduler, output, z, time, time_to):
+    """`prev_step` and `next_step` of the null-text notebook in one; a v is converted at the level it was asked at."""
+    def alpha(t):
+        return scheduler.alphas_cumprod[t] if t >= 0 else scheduler.final_alpha_cumprod
+    upper = alpha(max(time, time_to))
+    if scheduler.config.prediction_type == "v_prediction":
+        output = upper ** 0.5 * output + (1 - upper) ** 0.5 * z
+    z_0 = (z - (1 - alpha(time)) ** 0.5 * output) / alpha(time) ** 0.5
+    return alpha(time_to) ** 0.5 * z_0 + (1 - alpha(time_to)) ** 0.5 * output
+
+
+def texts(pipe, prompts):
+    return pipe.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=False)[0]
+
+
+def ddim_loop(pipe, z, steps):
+    """The trajectory, the picture's latents first."""
+    pipe.scheduler.set_timesteps(steps)
+    context, found = texts(pipe, [SOURCE]), [z]
+    for time in reversed(pipe.scheduler.timesteps.tolist()):
+        output = pipe.unet(found[-1], time, context).sample
+        found.append(move(pipe.scheduler, output, found[-1], time - 1000 // steps, time))
+    return found
+
+
+def null_optimization(pipe, latents, steps, guidance):
+    """The notebook's, its numbers for 50 steps (i / 100, i · 2e-5) taken to other numbers of steps."""
+    cond, uncond = texts(pipe, [SOURCE, ""]).split(1)
+    pipe.scheduler.set_timesteps(steps)
+    found, moves, z = [], [], latents[-1]
+    for i, time in enumerate(pipe.scheduler.timesteps):
+        i_of_50 = i * 50 / steps
+        uncond = uncond.clone().detach().requires_grad_()
+        optimizer = torch.optim.Adam([uncond], lr=1e-2 * (1 - i_of_50 / 100))
+        with torch.no_grad():
+            output_cond = pipe.unet(z, time, cond).sample
+        for j in range(10):
+            output_uncond = pipe.unet(z, time, uncond).sample
+            output = output_uncond + guidance * (output_cond - output_uncond)
+            loss = torch.nn.functional.mse_loss(pipe.scheduler.step(output, time, z).prev_sample, latents[-2 - i])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if loss.item() < 1e-5 + i_of_50 * 2e-5:
+                break
+        moves.append(j + 1)
+        found.append(uncond.detach())
+        with torch.no_grad():
+            output_uncond = pipe.unet(z, time, uncond).sample
+            z = pipe.scheduler.step(output_uncond + guidance * (output_cond - output_uncond), time, z).prev_sample
+    return found, moves
+
+
+def random_picture(height, width):
+    return Image.fromarray((255 * torch.rand(height, width, 3, generator=torch.Generator().manual_seed(3))).byte().numpy())
+
+
+@pytest.mark.parametrize("shape, size, steps", [
+    ("sd1", (128, 128), 10), ("sd1", (136, 88), 7), ("sd2-v", (128, 128), 10), ("orders", (64, 128), 5)], ids=str)
+def test_inversion_trajectory(models, shape, size, steps):
+    """From the VAE's mean up, at guidance 1, the network asked at the upper timestep.
+
+    diffusers' inverse scheduler takes the same way, but where it converts a v at the lower level.
+    """
+    pipe, model = models(shape)
+    image = random_picture(*size)
+    ours = p2p.invert(model, image, SOURCE, "ddim", steps, size=size).latents
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
+        z = pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
+        theirs = ddim_loop(pipe, z, steps)
+    for a, b in zip(ours, reversed(theirs), strict=True):
+        assert error(a, b) <= CLOSE
+    if pipe.scheduler.config.prediction_type == "epsilon" and 1000 % steps == 0:
+        inverse, context = diffusers.DDIMInverseScheduler.from_config(pipe.scheduler.config), texts(pipe, [SOURCE])
+        inverse.set_timesteps(steps)
+        with torch.no_grad():
+            for time in inverse.timesteps:
+                z = inverse.step(pipe.unet(z, time, context).sample, time, z).prev_sample
+        assert error(ours[0], z) <= CLOSE
+
+
+def assert_null_text(embeddings, theirs):
+    """Adam divides a gradient by its size, and so makes rounding larger: 1e-4 of the embeddings."""
+    for a, b in zip(embeddings, theirs, strict=True):
+        assert error(a, b) <= 1e-4
+    assert error(embeddings[-1], embeddings[0]) > 1e-2                                 # which is far more than that
+
+
+@pytest.mark.parametrize("shape, guidance", [("sd1", 7.5), ("sd2-v", 3)])
+def test_null_text(models, shape, guidance):
+    """The embeddings of a picture, in four steps: Adam, its falling rate, what each step begins from."""
+    pipe, model = models(shape)
+    inv = p2p.invert(model, random_picture(64, 72), SOURCE, "null-text", 4, guidance, size=(64, 72))
+    theirs, moves = null_optimization(pipe, inv.latents.flip(0), 4, guidance)
+    assert_null_text(inv.unconditional, theirs)
+    assert moves == [10] * 4
+
+
+def test_null_text_stops_as_published(models):
+    """Near to the trajectory of a sampling, most of the 20 steps stop early, after as many moves as in the notebook."""
+    pipe, model = models("sd2-v")
+    latents = p2p.prompt_to_prompt(model, [SOURCE], steps=20, guidance=1, height=64, width=64).inversion.latents
+    theirs, moves = null_optimization(pipe, latents.flip(0), 20, 1.3)
+    with torch.no_grad():
+        context = encode(model.tokenizer, model.text_encoder, [SOURCE])
+        ours = inversion.null_text(model, latents, context, ddim.timesteps(model.schedule, 20), 1.3)
+    assert_null_text(ours, theirs)
+    assert {1, 10} < set(moves)                                                        # and something between
+
+
+@pytest.mark.parametrize("method", inversion.METHODS)
+@pytest.mark.parametrize("shape, negative", [("sd1", "blurry, bad"), ("sd2-v", "")])
+def test_edit_of_a_picture(models, shape, negative, method):
+    """Inversion, then source and target with word replacement at guidance 3, both inside diffusers.
+
+    direct as published: source and target are guided alike, and then the source is put back on its trajectory.
+    """
+    pipe, model = models(shape)
+    prompts, steps, done = [SOURCE, TARGET], 4, []
+    negative = "" if method in ("null-text", "negative-prompt") else negative
+    inv = p2p.invert(model, random_picture(64, 128), SOURCE, method, steps, 3, size=64)
+    ours = p2p.prompt_to_prompt(model, prompts, p2p.replace(model.tokenizer, prompts, steps=0.5), steps=steps,
+                                inversion=inv, negative=negative, guidance=3)
+    cond, uncond = texts(pipe, prompts), texts(pipe, [SOURCE if method == "negative-prompt" else negative])
+    pipe.scheduler.set_timesteps(steps)
+    plain = pipe.unet.attn_processors
+    pipe.unet.set_attn_processor(Inject(lambda is_cross, pixels: is_cross and len(done) < 2))
+    z = inv.latents[0].repeat(2, 1, 1, 1)
+    for i, time in enumerate(pipe.scheduler.timesteps):
+        if method == "null-text":
+            uncond = inv.unconditional[i]
+        with torch.no_grad():
+            output = pipe.unet(torch.cat([z, z]), time, torch.cat([uncond, uncond, cond])).sample
+        z = pipe.scheduler.step(output[:2] + 3 * (output[2:] - output[:2]), time, z).prev_sample
+        if method == "direct":
+            z[0] = inv.latents[i + 1]
+        done.append(time)
+    pipe.unet.set_attn_processor(plain)
+    assert error(ours.latents, z) <= CLOSE
+    assert error(ours.latents[:1], ours.latents[1:]) > 0.01                            # the target is another picture
 
 
 # The schedule

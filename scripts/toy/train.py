@@ -123,7 +123,8 @@ def train_tokenizer(captions, split=("bicycle", "butterfly", "watercolor")):
     whole = {f"{word}</w>" for word in split}
     merges = [tuple(pair) for pair in bpe["merges"] if "".join(pair) not in whole]
     special = ("<|startoftext|>", "<|endoftext|>")
-    tokens = [token for token in bpe["vocab"] if token not in whole and token not in special]
+    tokens = sorted(token for token in bpe["vocab"] if len(token.removesuffix("</w>")) == 1)      # the trainer's order varies
+    tokens += [merged for pair in merges if (merged := "".join(pair)) not in tokens]
     vocab = {token: i for i, token in enumerate([*tokens, *special])}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
 

@@ -1,0 +1,343 @@
+"""How good the toy model is, read by a judge that was trained on renders only (scripts/toy/judge.py).
+
+    python scripts/measure_toy.py [--count 200] [--guidance 5] [--cross 0.8] [--self 0.4]     everything
+    python scripts/measure_toy.py --guidances 3 5 7      what is read right in pictures, by guidance
+    python scripts/measure_toy.py --sweep                word swaps, by setting of the injection
+    further: [--sheet FILE.png] [--json FILE.json]
+
+Prompts are the captions of random scenes with all of it said; noise is fresh for each picture, and none is picked or left
+out. Read right: what the judge holds most likely is what the prompt says (no place or style said: none to be seen). A
+colour is read where the picture looks most like the object, whether or not another is read there; of two objects both
+must be read as there.
+
+Word swaps change the object or the colour of a scene without fur. Each is painted twice from one noise, with the
+source's maps and from the seed alone. Kept: of what the prompts do not say (the captions leave things out at random), the
+judge reads in it what it reads in the source picture. Overlap: of its box with the source's. Background: PSNR against the
+source picture outside the objects' boxes. A box goes round all cells of 4 × 4 pixels in which the judge sees an object,
+and one cell further; the background lies outside the boxes of source, edited picture and seed alone, so it is the same
+pixels for both. Where less than a tenth of the picture is left, the pair has no PSNR.
+"""
+import argparse
+import json
+import sys
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import p2p_min as p2p
+from p2p_min import attention
+from p2p_min.align import find
+from p2p_min.show import sheet
+from p2p_min.text import encode
+
+sys.path.append(str(Path(__file__).parent / "toy"))
+import judge as judging  # noqa: E402
+import world  # noqa: E402
+
+FIRST_SEED = 20_000_000                        # far from those of training and of the judge
+BATCH = 24                                     # pictures painted together
+FACTORS = (-2, -1, 0, 1, 2)                    # of re-weighting
+KEPT = ("right", "colour kept", "size kept", "place kept", "style kept", "all kept", "right, all kept")
+SWEEP = list(product((0.2, 0.4, 0.6, 0.8), (0.0, 0.2, 0.4)))      # (cross, self) steps of injection
+
+
+def scenes(count, first=0, **kind):
+    """Random scenes whose captions say all of them."""
+    found = [world.sample(FIRST_SEED + first + i, **kind) for i in range(count)]
+    return [replace(scene, says_place=True, things=tuple(
+        replace(thing, named=frozenset({"color", "size", "amount"})) for thing in scene.things)) for scene in found]
+
+
+def noise(model, seeds):
+    size = model.unet.config["sample_size"]
+    return torch.cat([torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An edit for each row of a batch of its own: (row of its source, edit), or None for a row painted freely."""
+    edits: list
+
+    def active(self, height, width, t):
+        return any(each and attention.wants(each[1], (height, width), t) for each in self.edits)
+
+    def __call__(self, M, M_star, t):
+        rows = torch.cat([M[None], M_star])
+        return torch.stack([row if each is None else attention.apply(each[1], rows[each[0]], row[None], t)[0]
+                            for row, each in zip(rows, self.edits)])[1:]
+
+
+def paint(model, groups, options):
+    """Pictures of groups of one size: [(prompt, cross edit, self edit), ...], source first, each with its own noise.
+
+    Groups are painted several at once, which is faster; each as p2p.prompt_to_prompt would paint it by itself.
+    """
+    size = len(groups[0])
+    together = max(1, BATCH // size)
+    painted = []
+    for first in range(0, len(groups), together):
+        rows = [row for group in groups[first:first + together] for row in group]
+        edits = [Rows([row[kind] and (i - i % size, row[kind]) for i, row in enumerate(rows)]) for kind in (1, 2)]
+        latents = noise(model, [first + i // size for i in range(len(rows))])
+        images = p2p.prompt_to_prompt(model, [row[0] for row in rows], *edits, steps=options.steps,
+                                      guidance=options.guidance, latents=latents).images
+        painted += [images[i:i + size] for i in range(0, len(rows), size)]
+    return painted
+
+
+def paint_prompts(model, prompts, options):
+    return [group[0] for group in paint(model, [[(prompt, None, None)] for prompt in prompts], options)]
+
+
+def share(flags):
+    return dict(share=float(np.mean(flags)) if len(flags) else None, of=len(flags))
+
+
+def mean(values):
+    return dict(mean=float(np.mean(values)) if len(values) else None, of=len(values))
+
+
+# ---- what is read right --------------------------------------------------------------------------------------------
+
+def one_object(model, judge, options):
+    """({attribute: share}, the pictures, their prompts)"""
+    chosen = scenes(options.count, two=False)
+    prompts = [world.caption(scene) for scene in chosen]
+    images = paint_prompts(model, prompts, options)
+    reading = judging.read(judge, images)
+    right = {name: [] for name in ("object", "object and no other", "colour", "place", "place, where said", "style",
+                                   "style, where said", "size, where said")}
+    for i, scene in enumerate(chosen):
+        true, kind = judging.truth(scene), world.KINDS.index(scene.things[0].kind)
+        right["object"].append(bool(reading.kinds[i].argmax() == kind))
+        right["object and no other"].append(bool(((reading.kinds[i] > 0).numpy() == (true.kinds > 0)).all()))
+        if scene.style != world.PENCIL:                    # a pencil sketch has no colours
+            right["colour"].append(bool(reading.colors[i, kind].argmax() == true.colors[kind]))
+        for name, seen, meant, said in (("place", reading.place, true.place, scene.place),
+                                        ("style", reading.style, true.style, scene.style in world.STYLES)):
+            right[name].append(bool(seen[i].argmax() == meant))
+            right[f"{name}, where said"] += right[name][-1:] if said else []
+        if scene.things[0].size != "medium":
+            right["size, where said"].append(bool(reading.size[i].argmax() == true.size))
+    return {name: share(flags) for name, flags in right.items()}, images, prompts
+
+
+def two_objects(model, judge, options):
+    """Plain pictures of two objects in two colours."""
+    chosen = [scene for scene in scenes(options.count, two=True, styled=False)
+              if scene.things[0].color != scene.things[1].color]
+    reading = judging.read(judge, paint_prompts(model, [world.caption(scene) for scene in chosen], options))
+    both, bound = [], []
+    for i, scene in enumerate(chosen):
+        true = judging.truth(scene)
+        there = np.flatnonzero(true.kinds)
+        both.append(all(reading.kinds[i, k] > 0 for k in there))
+        bound.append(both[-1] and all(reading.colors[i, k].argmax() == true.colors[k] for k in there))
+    return {"both objects": share(both), "both objects, each its own colour": share(bound)}
+
+
+@torch.no_grad()
+def maps(model, options):
+    """Renders with noise on them: is the maximum of the object word's map inside the object? Chance is its area."""
+    cells, f = model.unet.config["sample_size"], model.vae.factor
+    chosen = scenes(options.count, two=False)
+    rendered = [world.render(scene, cells * f) for scene in chosen]
+    pictures = torch.stack([judging.to_tensor(picture) for picture, _ in rendered]).to(model.device)
+    latents = torch.cat([model.vae.encode(part) for part in pictures.split(BATCH)])
+    masks = torch.stack([torch.from_numpy(of["object 0"]) for _, of in rendered])
+    masks = F.avg_pool2d(masks[:, None], f).flatten(1) > 0.25
+    found = {}
+    for timestep in (300, 500, 700):
+        alpha, hits = model.schedule.alphas_cumprod[timestep], []
+        for i, scene in enumerate(chosen):
+            z = alpha ** 0.5 * latents[i:i + 1] + (1 - alpha) ** 0.5 * noise(model, [i]).to(model.device)
+            prompt, seen = world.caption(scene), []
+            context = encode(model.tokenizer, model.text_encoder, [prompt])
+            model.unet(z, timestep, context, lambda M, M_star, t, seen=seen: seen.append(M.cpu()) or M_star,
+                       t=timestep / 1000)
+            tokens = find(model.tokenizer, prompt, scene.things[0].kind)
+            of_word = sum(M[..., tokens].sum((0, 3)) for M in seen if M.shape[1] == cells)
+            hits.append(masks[i, of_word.argmax()].item())
+        found[f"peak inside the object, timestep {timestep}"] = share(hits)
+    return {**found, "chance": share(masks.float().mean(1).numpy())}
+
+
+# ---- word swaps ----------------------------------------------------------------------------------------------------
+
+def swaps(count):
+    """{attribute: [(source scene, target scene)]}: one attribute of a scene without fur changed.
+
+    The captions say the place, the size and (of object swaps) the colour or not, by chance: the seed and the injection
+    decide what is not said.
+    """
+    rng = np.random.default_rng(0)
+    found = {"object": [], "colour": []}
+    colorful = [scene for scene in scenes(2 * count, first=1_000_000, two=False) if scene.style != world.PENCIL]
+    for scene in colorful[:count]:
+        said = frozenset(word for word in ("color", "size") if rng.random() < 0.5)
+        thing = replace(scene.things[0], amount=0.0, named=said)
+        scene = replace(scene, things=(thing,), says_place=bool(rng.random() < 0.5))
+        kind = rng.choice([kind for kind in world.KINDS if kind != thing.kind])
+        color = rng.choice([color for color in world.COLORS if color != thing.color])
+        found["object"].append((scene, world.change(scene, kind=str(kind))))
+        colored = replace(scene, things=(replace(thing, named=said | {"color"}),))
+        found["colour"].append((colored, world.change(colored, color=str(color))))
+    return found
+
+
+def word_swaps(model, judge, pairs, options, settings):
+    """{setting: {what: number}}, the seed alone first; `pairs` are (source scene, target scene)."""
+    groups = []
+    for pair in pairs:
+        prompts = [world.caption(scene) for scene in pair]
+        groups.append([(prompts[0], None, None), (prompts[1], None, None)] + [
+            (prompts[1], p2p.auto(model.tokenizer, prompts, cross), p2p.self_replace(own)) for cross, own in settings])
+    painted = paint(model, groups, options)
+    readings = [judging.read(judge, images) for images in painted]
+    names = ["seed alone"] + [f"cross {cross:g}, self {own:g}" for cross, own in settings]
+    results = {}
+    for i, name in enumerate(names, 1):
+        flags = [swap_flags(*pair, reading, i) for pair, reading in zip(pairs, readings)]
+        both = filter(None, [backgrounds(images, reading, i) for images, reading in zip(painted, readings)])
+        edited, alone = list(zip(*both)) or ((), ())
+        overlaps = [overlap(*(foreground(reading.where[n]) for n in (0, i))) for reading in readings]
+        results[name] = {key: share([each[key] for each in flags if key in each]) for key in KEPT if any(key in f for f in flags)}
+        results[name] |= {"overlap": mean(overlaps), "background": mean(edited), "of seed alone": mean(alone)}
+    return results
+
+
+def swap_flags(source, target, reading, i):
+    """What is right in picture i, and what is kept of what its prompt does not say, by the readings of it and of picture 0."""
+    old, new = (world.KINDS.index(scene.things[0].kind) for scene in (source, target))
+    kind, place, style, size = (part.argmax(1).tolist() for part in (reading.kinds, reading.place, reading.style, reading.size))
+    color, old_color = reading.colors[i, new].argmax().item(), reading.colors[0, old].argmax().item()
+    said = source.things[0].named
+    kept = {}
+    if old != new and "color" not in said:
+        kept["colour kept"] = color == old_color
+    if "size" not in said or source.things[0].size == "medium":
+        kept["size kept"] = size[i] == size[0]
+    if not (source.place and source.says_place):
+        kept["place kept"] = place[i] == place[0]
+    if not source.style:
+        kept["style kept"] = style[i] == style[0]
+    right = kind[i] == new and (old != new or color == tuple(world.COLORS).index(target.things[0].color))
+    return dict(right=right, **kept, **({"all kept": all(kept.values())} if kept else {}),
+                **{"right, all kept": right and all(kept.values())})
+
+
+def overlap(first, second):
+    """What two boxes have in common, of what they cover together."""
+    return (first & second).sum() / max(1, (first | second).sum())
+
+
+def foreground(where):
+    """(kinds, CELLS, CELLS) -> (SIDE, SIDE): the box round all cells that show an object, and one cell further."""
+    rows, columns = np.nonzero((where.amax(0) > 0).numpy())
+    mask, cell = np.zeros((judging.SIDE, judging.SIDE), bool), judging.SIDE // judging.CELLS
+    if len(rows):
+        top, left = (max(0, axis.min() - 1) * cell for axis in (rows, columns))
+        mask[top:(rows.max() + 2) * cell, left:(columns.max() + 2) * cell] = True
+    return mask
+
+
+def backgrounds(images, reading, i):
+    """PSNR of picture i and of the seed alone, picture 1, against the source outside the boxes of all three; or None."""
+    outside = ~np.any([foreground(reading.where[n]) for n in (0, 1, i)], axis=0)
+    if outside.mean() < 0.1:
+        return None
+    errors = [((np.asarray(images[n], float) - np.asarray(images[0], float)) ** 2)[outside].mean() for n in (i, 1)]
+    return [10 * np.log10(255 ** 2 / max(error, 1 / 12)) for error in errors]      # rounding alone makes 1/12
+
+
+# ---- re-weighting --------------------------------------------------------------------------------------------------
+
+def reweighting(model, judge, options):
+    """{kind: the amount read by factor c, how often it is more at c = 2 than at -2, how often the kind is read}"""
+    found, colors = {}, list(world.COLORS)
+    for kind, word in world.AMOUNT_WORD.items():
+        groups = []
+        for i in range(-(-options.count // 16)):
+            thing = world.Thing(kind, colors[i % len(colors)], amount=1.0, named=frozenset({"color", "amount"}))
+            prompt = world.caption(world.Scene(0, things=(thing,)))
+            groups.append([(prompt, None, None)] + [
+                (prompt, p2p.reweight(model.tokenizer, [prompt] * 2, {word: c}), None) for c in FACTORS])
+        k = world.KINDS.index(kind)
+        readings = [judging.read(judge, images[1:]) for images in paint(model, groups, options)]
+        amounts = np.stack([reading.amounts[:, k].numpy() for reading in readings])
+        seen = [bool(flag) for reading in readings for flag in reading.kinds.argmax(1) == k]
+        found[kind] = {**{f"{c:+d}": mean(column) for c, column in zip(FACTORS, amounts.T)},
+                       "rises": share(amounts[:, -1] > amounts[:, 0]), "object right": share(seen)}
+    return found
+
+
+# ---- printing ------------------------------------------------------------------------------------------------------
+
+def text_of(number):
+    if number is None or next(iter(number.values())) is None:
+        return "–"
+    return f"{100 * number['share']:.1f} %" if "share" in number else f"{number['mean']:.2f} ({number['of']})"
+
+
+def show(title, table):
+    """Rows of numbers: one each, with how many it is of, or several under their names."""
+    rows = list(table.values())
+    if "of" in rows[0]:
+        print(title, *(f"  {name:36}{text_of(number):>8} of {number['of']}" for name, number in table.items()), sep="\n")
+    else:
+        names = list(max(rows, key=len))
+        print(f"{title:38}" + "".join(f"{name:>16}" for name in names))
+        for name, row in table.items():
+            print(f"  {name:36}" + "".join(f"{text_of(row.get(key)):>16}" for key in names))
+    sys.stdout.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", type=Path, default=judging.ROOT / "weights" / "toy")
+    parser.add_argument("--judge", type=Path, default=judging.FILE)
+    parser.add_argument("--count", type=int, default=200, help="prompts of one object (%(default)s)")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--cross", type=float, default=0.8, help="steps of cross-attention injection (%(default)s)")
+    parser.add_argument("--self", dest="own", type=float, default=0.4, help="the same of self-attention (%(default)s)")
+    parser.add_argument("--guidances", type=float, nargs="+", help="only what is read right, for each of these")
+    parser.add_argument("--sweep", action="store_true", help="only word swaps, for a grid of --cross and --self")
+    parser.add_argument("--sheet", type=Path, help="the first 64 pictures of one object over their prompts")
+    parser.add_argument("--json", type=Path, help="where to write all numbers")
+    options = parser.parse_args()
+    try:
+        model, judge = p2p.load(options.model, dtype="float32"), judging.load(options.judge)
+    except (OSError, ValueError) as problem:
+        raise SystemExit(f"measure_toy: {problem}") from None
+    results = {}
+
+    def section(title, table):
+        results[title] = table
+        show(title, table)
+
+    for guidance in options.guidances or ([] if options.sweep else [options.guidance]):
+        options.guidance = guidance
+        numbers, images, prompts = one_object(model, judge, options)
+        section(f"one object, guidance {guidance:g}", numbers)
+        section(f"two objects, guidance {guidance:g}", two_objects(model, judge, options))
+        if options.sheet:
+            sheet(images[:64], prompts[:64], columns=8, side=128).save(options.sheet, optimize=True)
+    if not options.sweep and not options.guidances:
+        section("maps", maps(model, options))
+        section("re-weighting, amount read", reweighting(model, judge, options))
+    if not options.guidances:
+        settings = SWEEP if options.sweep else [(options.cross, options.own)]
+        for attribute, pairs in swaps(options.count // 2).items():
+            section(f"swaps of {attribute}, {len(pairs)} pairs", word_swaps(model, judge, pairs, options, settings))
+    if options.json:
+        said = {name: str(value) for name, value in vars(options).items()}
+        options.json.write_text(json.dumps(dict(options=said, results=results), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

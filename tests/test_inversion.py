@@ -1,0 +1,550 @@
+"""Inversion on a small random model: four ways from a picture to noise, and edits that begin from it."""
+import dataclasses
+import functools
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+import p2p_min as p2p
+from p2p_min import inversion
+from p2p_min.ddim import inverse_step, step, timesteps
+from p2p_min.inversion import METHODS
+from p2p_min.pictures import fit, to_image, to_tensor
+from p2p_min.text import encode
+from p2p_min.unet import UNet
+from p2p_min.vae import VAE
+
+PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
+SOURCE = PROMPTS[0]
+ONE_BLOCK = dict(sample_size=8, block_out_channels=[32], layers_per_block=1, norm_num_groups=8, cross_attention_dim=32,
+                 attention_head_dim=2, down_block_types=["CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D"])
+
+
+def inject(M, M_star, t):
+    return M.expand_as(M_star)
+
+
+def picture(height=32, width=32, seed=0):
+    """Soft patches of colour."""
+    colors = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return to_image(F.interpolate(colors, (height, width), mode="bicubic")[0])
+
+
+def invert(model, method="direct", steps=3, prompt=SOURCE, image=None, **arguments):
+    return p2p.invert(model, image or picture(), prompt, method, steps, **arguments)
+
+
+def of_noise(method, guidance=7.5):
+    """An inversion of nothing, in two steps."""
+    latents = torch.randn(3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return p2p.Inversion(latents, SOURCE, method, guidance, latents.new_zeros(2, 1, 77, 32) if "-" in method else None)
+
+
+def paint(model, inv, *edits, prompts=PROMPTS, **arguments):
+    """An edit of an inversion, or of a result."""
+    steps = getattr(inv, "inversion", inv).steps
+    return p2p.prompt_to_prompt(model, prompts, *edits, steps=steps, inversion=inv, **arguments)
+
+
+def assert_same(a, b, tolerance=1e-5):
+    """Latents equal within 1e-5 of their scale."""
+    assert a.shape == b.shape and (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+def differ(a, b):
+    return (a - b).abs().max() > 1e-3 * b.abs().max()
+
+
+def error(z, inv):
+    """How far the source's row is from the picture's latents: the norm of the difference over the norm."""
+    return float((z[:1] - inv.latents[-1]).norm() / inv.latents[-1].norm())
+
+
+class Denoiser(nn.Module):
+    """The best prediction for Gaussian data of variance 1, and a random UNet's on top of it.
+
+    Bare random networks are too rough: DDIM does not find back at any number of steps that a test could wait for.
+    """
+
+    def __init__(self, schedule):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.unet = UNet(ONE_BLOCK).eval().requires_grad_(False)
+        self.schedule, self.config, self.map_sizes = schedule, self.unet.config, self.unet.map_sizes
+
+    def forward(self, z, timestep, *rest):
+        best = (1 - self.schedule.alphas_cumprod[timestep]) ** 0.5 * z if self.schedule.prediction == "epsilon" else 0
+        return best + self.unet(z, timestep, *rest)
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def smooth(request, model):
+    """A model that can be inverted: its latents have variance 1, and the prompt matters."""
+    schedule, vae = model.schedule._replace(prediction=request.param), VAE({**model.vae.config, "scaling_factor": 4.0})
+    vae.load_state_dict(model.vae.state_dict())
+    return dataclasses.replace(model, unet=Denoiser(schedule), vae=vae.requires_grad_(False), schedule=schedule)
+
+
+@pytest.fixture(scope="module")
+def inverted(smooth):
+    """method -> the inversion of one picture in six steps, made once."""
+    return functools.cache(lambda method: invert(smooth, method, 6))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """A list that every forward call of a UNet is added to: its z, timestep and context, and whether with gradients."""
+    seen, forward = [], UNet.forward
+
+    def spy(self, z, timestep, context, *edits):
+        seen.append(dict(z=z, timestep=timestep, context=context, gradients=torch.is_grad_enabled()))
+        return forward(self, z, timestep, context, *edits)
+    monkeypatch.setattr(UNet, "forward", spy)
+    return seen
+
+
+# ---- the trajectory ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_trajectory_is_ddim_upward_at_guidance_1(smooth, inverted, method):
+    """From the picture's own latents up: the network is asked at the upper timestep, with the source prompt, unguided.
+
+    All four methods walk it; they differ in what they do on the way down.
+    """
+    inv, P = inverted(method), encode(smooth.tokenizer, smooth.text_encoder, [SOURCE])
+    times = timesteps(smooth.schedule, 6)
+    assert inv.latents.shape == (7, 1, 4, 8, 8) and inv.steps == 6
+    assert torch.equal(inv.latents[-1], smooth.vae.encode(to_tensor(picture())))
+    for i in range(6):
+        z = inv.latents[i + 1]
+        assert_same(inv.latents[i], inverse_step(smooth.schedule, z, smooth.unet(z, times[i], P), times, i))
+    assert (inv.prompt, inv.method, inv.guidance) == (SOURCE, method, 7.5)
+
+
+@pytest.mark.parametrize("method, guidance", [("ddim", 7.5), ("negative-prompt", 7.5), ("direct", 7.5), ("null-text", 1)])
+def test_the_trajectory_costs_one_row_a_step_and_all_but_null_text_need_nothing_more(model, calls, method, guidance):
+    """Also null-text at guidance 1, where nobody asks for the unconditional embedding."""
+    inv = invert(model, method, 4, guidance=guidance)
+    assert [len(call["z"]) for call in calls] == [1] * 4
+    assert [call["timestep"] for call in calls] == timesteps(model.schedule, 4)[::-1]
+    assert (inv.unconditional is None) == (method != "negative-prompt")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_inversion_is_plain_numbers_that_depend_on_its_arguments_only(model, method):
+    """fp32, on the CPU, without gradients; twice the same; the global generator is neither used nor moved."""
+    torch.manual_seed(5)
+    first = invert(model, method, 1)
+    torch.manual_seed(6)
+    state = torch.get_rng_state()
+    again = invert(model, method, 1)
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(first.latents, again.latents)
+    tensors = [first.latents] + ([] if first.unconditional is None else [first.unconditional])
+    for tensor in tensors:
+        assert (tensor.dtype, tensor.device.type, tensor.requires_grad) == (torch.float32, "cpu", False)
+    if first.unconditional is not None:
+        assert first.unconditional.shape == (1, 1, 77, 32) and torch.equal(first.unconditional, again.unconditional)
+
+
+@pytest.mark.parametrize("shape, size, becomes", [
+    ((32, 32), None, (32, 32)), ((64, 96), None, (32, 48)), ((90, 40), 16, (36, 16)), ((50, 70), (16, 40), (16, 40))])
+def test_the_picture_is_resized_first(model, tmp_path, shape, size, becomes):
+    """size is pixels of the shorter side, or (height, width); without it the shorter side is the model's own. A path
+    serves as a picture does."""
+    image = picture(*shape)
+    image.save(tmp_path / "it.png")
+    inv = invert(model, steps=1, image=image, size=size)
+    assert inv.latents.shape == (2, 1, 4, becomes[0] // 4, becomes[1] // 4)
+    assert torch.equal(inv.latents[-1], model.vae.encode(to_tensor(fit(image, size or 32, 4))))
+    for path in (tmp_path / "it.png", str(tmp_path / "it.png")):
+        assert torch.equal(invert(model, steps=1, image=path, size=size).latents, inv.latents)
+    assert [painted.size for painted in paint(model, inv).images] == [becomes[::-1]] * 3
+
+
+# ---- direct --------------------------------------------------------------------------------------------------------
+
+EDITS = {
+    "none": lambda t: dict(),
+    "guidance 1": lambda t: dict(guidance=1),
+    "negative": lambda t: dict(negative="snow", guidance=3),
+    "swap and self-attention": lambda t: dict(cross_edit=p2p.auto(t, PROMPTS, 0.8), self_edit=p2p.self_replace(0.4)),
+    "refine": lambda t: dict(cross_edit=p2p.refine(t, PROMPTS, (0.2, 0.7))),
+    "reweight": lambda t: dict(cross_edit=p2p.reweight(t, PROMPTS, [{"next": -2.0}, {"snow": 3.0}], p2p.auto(t, PROMPTS))),
+    "functions": lambda t: dict(cross_edit=inject, self_edit={"up_blocks": inject}),
+    "blend words": lambda t: dict(cross_edit=p2p.auto(t, PROMPTS),
+                                  blend=p2p.LocalBlend(t, PROMPTS, ["car", "bicycle", "snow"], threshold=0.7)),
+    "mask": lambda t: dict(blend=p2p.LocalBlend(t, PROMPTS, None, mask=picture(36, 48).convert("L"))),
+    "blend function": lambda t: dict(blend=lambda z, z_star, t: 2 * z_star - z),
+}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("edits", EDITS)
+def test_direct_gives_the_source_back_exactly(model, tokenizer, edits, prediction):
+    """Direct inversion (Ju et al. 2023): whatever the edit, several targets, not square: the source's latents are the
+    picture's, and the picture is the VAE's own reconstruction, to the last bit. The targets are other pictures."""
+    model = dataclasses.replace(model, schedule=model.schedule._replace(prediction=prediction))
+    image = picture(36, 48)
+    inv = invert(model, image=image, size=(36, 48))
+    result = paint(model, inv, **EDITS[edits](tokenizer))
+    z = model.vae.encode(to_tensor(image))
+    assert torch.equal(result.latents[:1], z) and torch.equal(inv.latents[-1], z)
+    assert result.images[0].tobytes() == to_image(model.vae.decode(z)[0]).tobytes()
+    assert differ(result.latents[1], z[0]) and differ(result.latents[2], z[0])
+
+
+def test_direct_puts_the_source_on_its_trajectory_after_every_step_before_the_blend(model):
+    """So that targets take their maps, and a blend its background, from the very picture that was inverted."""
+    inv, seen = invert(model, steps=4), []
+    paint(model, inv, blend=lambda z, z_star, t: seen.append(z.clone()) or z_star)
+    assert torch.equal(torch.stack(seen), inv.latents[1:])
+
+
+def test_outside_a_mask_an_edited_picture_is_the_picture(model):
+    """Direct, with a mask: where it is black, every target's latents are the VAE's own of the picture."""
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (8, 12, 24, 32))
+    inv = invert(model)
+    z = paint(model, inv, inject, blend=p2p.LocalBlend(None, None, None, mask=mask)).latents
+    same = (z == inv.latents[-1]).all(1)
+    assert same[0].all()
+    for target in same[1:]:
+        assert not target[3:8, 2:6].any() and target.sum() == 64 - 5 * 4
+
+
+@pytest.mark.parametrize("guidance", [1, 0, 7.5])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("targets", [0, 1, 2])
+def test_rows_a_step(model, calls, method, targets, guidance):
+    """n targets: direct costs 1 + 2n rows of the UNet a step, since its source needs no guidance; the other methods
+    2 + 2n; guidance 1 costs 1 + n."""
+    paint(model, of_noise(method, guidance), prompts=PROMPTS[:1 + targets], guidance=guidance)
+    rows = sum(len(call["z"]) for call in calls)
+    assert rows == 2 * (1 + targets if guidance == 1 else (1 if method == "direct" else 2) + 2 * targets)
+    assert all(len(call["z"]) for call in calls)           # a call of no rows is no call
+
+
+# ---- create first, edit later --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("prediction, arguments", [
+    ("epsilon", dict(guidance=7.5)), ("epsilon", dict(guidance=1)), ("epsilon", dict(guidance=3, negative="snow")),
+    ("v_prediction", dict(guidance=7.5)), ("v_prediction", dict(guidance=-1.5))], ids=str)
+def test_a_result_edited_later_is_the_edit_in_one_go(model, tokenizer, calls, prediction, arguments):
+    """Create first, edit later: the source is kept to the last bit, the targets but for rounding (1e-5 of the latents'
+    scale), in 1 + 2n rows a step instead of 2 + 2n. With edits of both attentions, a blend, two targets, not square."""
+    model = dataclasses.replace(model, schedule=model.schedule._replace(prediction=prediction))
+    edits = p2p.auto(tokenizer, PROMPTS, 0.5), p2p.self_replace(0.5)
+    blend = p2p.LocalBlend(tokenizer, PROMPTS, ["car", "bicycle", "snow"], threshold=0.7)
+    arguments = dict(arguments, blend=blend)
+    size = dict(steps=4, seed=3, height=36, width=48)
+    together = p2p.prompt_to_prompt(model, PROMPTS, *edits, **size, **arguments)
+    rows = sum(len(call["z"]) for call in calls)
+    first = p2p.prompt_to_prompt(model, PROMPTS[:1], **size, **{**arguments, "blend": None})
+    calls.clear()
+    later = paint(model, first, *edits, **arguments)
+    assert sum(len(call["z"]) for call in calls) == rows - 4 * (arguments["guidance"] != 1)
+    assert torch.equal(later.latents[0], first.latents[0]) and later.images[0].tobytes() == first.images[0].tobytes()
+    assert_same(later.latents, together.latents)
+    again = paint(model, later, *edits, **arguments)       # a result of a result, and a saved one, serve as well
+    assert torch.equal(again.latents, later.latents)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_result_can_be_edited_later(smooth, inverted, method, tmp_path):
+    """Also one that came from a picture: what its source was painted as is what later edits keep, at any guidance."""
+    guidance = 7.5
+    result = paint(smooth, inverted(method), inject, guidance=guidance)
+    kept = result.inversion
+    assert (kept.prompt, kept.method, kept.steps) == (SOURCE, "direct", 6)
+    assert torch.equal(kept.latents[0], inverted(method).latents[0])
+    assert torch.equal(kept.latents[-1], result.latents[:1])
+    kept.save(tmp_path / "kept")
+    later = paint(smooth, p2p.Inversion.load(tmp_path / "kept"), prompts=[SOURCE, "a dog"], guidance=3, negative="snow")
+    assert torch.equal(later.latents[0], result.latents[0])
+    assert later.images[0].tobytes() == result.images[0].tobytes()
+    assert differ(later.latents[1], result.latents[1])
+
+
+# ---- ddim ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("guidance", [1, 7.5])
+def test_ddim_begins_from_the_inverted_noise_and_does_nothing_else(smooth, inverted, guidance):
+    """Song et al. 2020: the run is the one whose noise is z_T, with the negative prompt that is given."""
+    inv, arguments = inverted("ddim"), dict(guidance=guidance, negative="snow")
+    noise = p2p.prompt_to_prompt(smooth, PROMPTS, inject, steps=6, latents=inv.latents[0], **arguments)
+    assert torch.equal(paint(smooth, inv, inject, **arguments).latents, noise.latents)
+
+
+def test_ddim_at_guidance_1_comes_back_the_nearer_the_more_steps(smooth):
+    """A method of first order: twice the steps, half the error; 100 steps come back within 3 %."""
+    found = []
+    for steps in (10, 20, 50, 100):
+        inv = invert(smooth, "ddim", steps)
+        found.append(steps * error(paint(smooth, inv, prompts=PROMPTS[:1], guidance=1).latents, inv))
+    assert all(b < 1.3 * a for a, b in zip(found, found[1:])) and found[-1] / 100 < 0.03
+
+
+# ---- negative-prompt -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("guidance", [0, 7.5])
+def test_negative_prompt_cancels_the_guidance_of_the_source(smooth, inverted, guidance):
+    """Miyake et al. 2023: with the source prompt as the unconditional one, eps_u = eps_c: at any guidance the source is
+    sampled as at guidance 1. The targets are guided away from it."""
+    z = paint(smooth, inverted("negative-prompt"), guidance=guidance).latents
+    unguided = paint(smooth, inverted("ddim"), guidance=1).latents
+    assert_same(z[0], unguided[0])
+    assert differ(z[1], unguided[1])
+    noise = inverted("ddim").latents[0]
+    assert_same(z, p2p.prompt_to_prompt(smooth, PROMPTS, steps=6, latents=noise, guidance=guidance, negative=SOURCE).latents)
+
+
+# ---- null-text -----------------------------------------------------------------------------------------------------
+
+def losses(model, inv):
+    """Per step: the squared distance to the trajectory with the embedding that the step began from, and with its own.
+
+    z goes on from where the guided steps with the embeddings found really lead, as in Algorithm 1 of Mokady et al.
+    """
+    P, begin = encode(model.tokenizer, model.text_encoder, [SOURCE, ""])[:, None]
+    times, z, found = timesteps(model.schedule, inv.steps), inv.latents[0], []
+
+    def guided(embedding):
+        eps, eps_u = model.unet(z.expand(2, -1, -1, -1), times[i], torch.cat([P, embedding])).split(1)
+        return step(model.schedule, z, eps_u + inv.guidance * (eps - eps_u), times, i)
+
+    for i, embedding in enumerate(inv.unconditional):
+        found.append([float(((guided(e) - inv.latents[i + 1]) ** 2).mean()) for e in (begin, embedding)])
+        z, begin = guided(embedding), embedding
+    return torch.tensor(found), z
+
+
+def test_null_text_brings_every_step_nearer_to_the_trajectory(smooth, inverted):
+    """Mokady et al. 2022: at the end of each step's optimisation its loss is smaller than with the embedding that it
+    began with; only the last step, which hardly moves, may leave it as it was. The first begins from the empty prompt."""
+    found, z = losses(smooth, inverted("null-text"))
+    began, ended = found.T
+    assert (ended[:-1] < 0.99 * began[:-1]).all() and ended[-1] < 1.001 * began[-1] and ended[0] < 0.7 * began[0]
+    assert_same(paint(smooth, inverted("null-text")).latents[:1], z)       # what the embeddings were found for is what runs
+
+
+def test_the_order_of_the_literature(smooth, inverted):
+    """Reconstruction at guidance 7.5: direct is exact, then null-text, then negative-prompt; ddim goes astray."""
+    direct, null_text, negative_prompt, ddim = (
+        error(paint(smooth, inverted(method), inject).latents, inverted(method))
+        for method in ("direct", "null-text", "negative-prompt", "ddim"))
+    assert 0 == direct < null_text < 0.9 * negative_prompt < 0.9 * 0.9 * ddim
+
+
+def test_null_text_embeddings_are_what_all_unconditional_rows_see(model, calls):
+    """Each step its own, for the source and for the targets."""
+    inv = invert(model, "null-text", 2)
+    calls.clear()
+    paint(model, inv)
+    for i in (0, 1):
+        assert torch.equal(calls[2 * i + 1]["context"], inv.unconditional[i].expand(3, -1, -1))
+    assert differ(inv.unconditional[1], inv.unconditional[0])
+
+
+@pytest.mark.parametrize("guidance, inner", [(1.0001, 1), (30.0, 10)])
+def test_null_text_optimises_until_it_is_enough_and_at_most_ten_times_a_step(smooth, calls, guidance, inner):
+    """As published: ten moves of Adam at most, and only one where the error is below 1e-5 already, here because the
+    trajectory is that of a sampling. Gradients only where needed: the conditional prediction and the step that is taken
+    have none."""
+    sampled = p2p.prompt_to_prompt(smooth, [SOURCE], steps=3, guidance=1).inversion
+    calls.clear()
+    with torch.no_grad():
+        context = encode(smooth.tokenizer, smooth.text_encoder, [SOURCE])
+        inversion.null_text(smooth, sampled.latents, context, timesteps(smooth.schedule, 3), guidance)
+    assert [call["gradients"] for call in calls] == 3 * [False, *[True] * inner, False]
+    assert all(len(call["z"]) == 1 for call in calls)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_null_text_leaves_no_gradient_in_the_model(folder, trained):
+    """No parameter has .grad afterwards, nor requires_grad unless it did before; the weights are what they were."""
+    model = p2p.load(folder, "cpu")
+    parts = model.unet, model.vae, model.text_encoder
+    before = [parameter.clone() for part in parts for parameter in part.requires_grad_(trained).parameters()]
+    inv = invert(model, "null-text", 1)
+    after = [parameter for part in parts for parameter in part.parameters()]
+    assert all(x.grad is None and x.requires_grad == trained for x in after)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not inv.unconditional.requires_grad and not inv.latents.requires_grad
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.1), (torch.bfloat16, 0.4)])
+def test_half_precision(folder, model, dtype, tolerance):
+    """fp16 and bf16 networks: the inversion is fp32, direct exact, and null-text finds nearly what it finds in fp32."""
+    half = p2p.load(folder, "cpu", dtype)
+    model, half = (dataclasses.replace(m, unet=Denoiser(m.schedule).to(m.dtype)) for m in (model, half))
+    direct, null_text = (invert(half, method, 2) for method in ("direct", "null-text"))
+    assert {direct.latents.dtype, null_text.latents.dtype, null_text.unconditional.dtype} == {torch.float32}
+    assert torch.equal(paint(half, direct, inject).latents[:1], direct.latents[-1])
+    assert paint(half, null_text).latents.isfinite().all()
+    empty = encode(model.tokenizer, model.text_encoder, [""])
+    ours, theirs = (inv.unconditional - empty for inv in (null_text, invert(model, "null-text", 2)))
+    assert (ours - theirs).norm() < tolerance * theirs.norm()
+
+
+# ---- an inversion serves many edits --------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_inversion_serves_many_edits_and_is_not_changed(model, tokenizer, method):
+    """Not even by an edit that writes into the maps; the second run is what a first one is."""
+    def vandal(M, M_star, t):
+        M.zero_()
+        return M_star.zero_()
+    inv = invert(model, method, 2)
+    kept = [None if x is None else x.clone() for x in (inv.latents, inv.unconditional)]
+    edits = p2p.auto(tokenizer, PROMPTS), p2p.self_replace(0.5)
+    first = paint(model, inv, *edits)
+    paint(model, inv, vandal, vandal, prompts=[SOURCE, "a dog"])
+    paint(model, inv, prompts=[SOURCE])
+    assert torch.equal(paint(model, inv, *edits).latents, first.latents)
+    assert torch.equal(inv.latents, kept[0]) and (kept[1] is None or torch.equal(inv.unconditional, kept[1]))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        inv.prompt = "a cat"
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("method", METHODS)
+def test_save_and_load_give_it_back_to_the_last_bit(model, tmp_path, method):
+    """One safetensors file; any prompt, any name; an older file of the name is replaced, and nothing else is left."""
+    made = invert(model, method, 1)
+    inv = dataclasses.replace(made, prompt='"größer" 🚗\n{}')
+    path = tmp_path / "käse inv"
+    path.write_text("older")
+    inv.save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    again = p2p.Inversion.load(str(path))
+    assert (again.prompt, again.method, again.guidance) == (inv.prompt, inv.method, inv.guidance)
+    assert torch.equal(again.latents, inv.latents) and again.latents.dtype == torch.float32
+    assert (again.unconditional is None) == (inv.unconditional is None)
+    assert inv.unconditional is None or torch.equal(again.unconditional, inv.unconditional)
+    assert torch.equal(paint(model, dataclasses.replace(again, prompt=SOURCE)).latents, paint(model, made).latents)
+
+
+@pytest.mark.parametrize("stop", [OSError("no space left"), KeyboardInterrupt()], ids=repr)
+def test_nothing_half_written_is_left(model, tmp_path, monkeypatch, stop):
+    """A save that breaks off leaves the older file as it was, and no other."""
+    def broken(tensors, path, metadata):
+        save_file(tensors, path, metadata)
+        path.write_bytes(path.read_bytes()[:50])
+        raise stop
+    inv, other = invert(model, steps=1), invert(model, steps=2)
+    path = tmp_path / "it"
+    inv.save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(inversion, "save_file", broken)
+    for target in (path, tmp_path / "another"):
+        with pytest.raises(type(stop)):
+            other.save(target)
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+
+
+SETTINGS = '{"prompt": "a car", "method": "direct", "guidance": 7.5}'
+
+
+@pytest.mark.parametrize("tensors, metadata", [
+    (dict(latents=torch.zeros(2, 1, 4, 8, 8)), None), (dict(weight=torch.zeros(3)), {"format": "pt"}),
+    (dict(weight=torch.zeros(3)), {"p2p_min inversion": SETTINGS}),
+    (dict(latents=torch.zeros(2, 1, 4, 8, 8), weight=torch.zeros(3)), {"p2p_min inversion": SETTINGS}),
+    (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "[]"}),
+    (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "{}"}),
+    (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "{"})], ids=range(7))
+def test_a_safetensors_file_that_is_no_inversion_says_so(tmp_path, tensors, metadata):
+    """One line that names the file."""
+    save_file(tensors, tmp_path / "other.safetensors", metadata)
+    assert_says(ValueError, r"other\.safetensors is not an inversion", p2p.Inversion.load, tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.05, 0.5, 0.999])
+def test_a_truncated_file_says_so(model, tmp_path, share):
+    """Cut anywhere: in its header, or in its numbers."""
+    path = tmp_path / "it.safetensors"
+    invert(model, "negative-prompt", 1).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:int(share * len(whole))])
+    assert_says(ValueError, r"it\.safetensors is not an inversion", p2p.Inversion.load, path)
+
+
+def test_a_missing_file_says_so(tmp_path):
+    """A folder is no file either."""
+    for path in (tmp_path / "nowhere", tmp_path):
+        assert_says(FileNotFoundError, f"no inversion at {re.escape(str(path))}", p2p.Inversion.load, path)
+
+
+# ---- what cannot be done -------------------------------------------------------------------------------------------
+
+def assert_says(kind, says, function, *arguments, **more):
+    """The error is of this kind, and one line that says so."""
+    with pytest.raises(kind, match=says) as caught:
+        function(*arguments, **more)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (dict(method="magic"), "method must be ddim, null-text, negative-prompt or direct, not 'magic'"),
+    (dict(method=None), "method"), (dict(method=["direct"]), "method"), (dict(method="Direct"), "method"),
+    (dict(guidance=float("nan")), "guidance"), (dict(guidance=float("inf")), "guidance"), (dict(guidance="7.5"), "guidance"),
+    (dict(guidance=None), "guidance"), (dict(prompt=[SOURCE]), "prompt must be one text"), (dict(prompt=None), "prompt"),
+    (dict(prompt="big " * 80), "82 tokens"), (dict(steps=0), "steps"), (dict(steps=-1), "steps"), (dict(steps=2.0), "steps"),
+    (dict(steps=1001), "1 to 1000"), (dict(steps=None), "steps"), (dict(steps=True), "steps"), (dict(size=0), "size"),
+    (dict(size=-32), "size"), (dict(size=32.0), "size"), (dict(size="32"), "size"), (dict(size=(32,)), "size"),
+    (dict(size=(32, 2)), "size"), (dict(size=5000), "size")])
+def test_what_cannot_be_inverted_is_a_ValueError_that_names_it(model, calls, arguments, says):
+    """Before the network is asked at all."""
+    assert_says(ValueError, says, invert, model, **arguments)
+    assert not calls
+
+
+@pytest.mark.parametrize("file, kind, says", [
+    ("nowhere.png", FileNotFoundError, "no picture at .*nowhere.png"), ("text.png", ValueError, "text.png cannot be read")])
+def test_a_file_that_is_no_picture_is_an_error(model, tmp_path, file, kind, says):
+    """With its name."""
+    (tmp_path / "text.png").write_text("a car")
+    assert_says(kind, says, invert, model, image=tmp_path / file)
+
+
+def test_a_model_without_a_size_asks_for_one(model):
+    """sample_size is absent in some configs."""
+    unet = Denoiser(model.schedule)
+    unet.config = {**unet.config, "sample_size": None}
+    nameless = dataclasses.replace(model, unet=unet)
+    assert_says(ValueError, "give size in pixels", invert, nameless)
+    assert invert(nameless, steps=1, size=16).latents.shape == (2, 1, 4, 4, 4)
+
+
+@pytest.mark.parametrize("method, arguments, says", [
+    ("direct", dict(prompts=["a car", SOURCE]), f"the one of the inversion, '{SOURCE}', not 'a car'"),
+    ("direct", dict(steps=3), "has 2 steps; give steps=2, or invert with 3"),
+    ("direct", dict(latents=torch.zeros(1, 4, 8, 8)), "latents or an inversion, not both"),
+    ("null-text", dict(guidance=3), "made for guidance 7.5; .* invert again with 3"),
+    ("null-text", dict(guidance=1), "made for guidance 7.5"),
+    ("null-text", dict(negative="snow"), "null-text brings its own .* leave the negative prompt empty"),
+    ("negative-prompt", dict(negative="snow"), "negative-prompt brings its own"),
+    ("direct", dict(height=64), "height is 64, .* 32"), ("direct", dict(width=64), "width is 64, .* 32"),
+    ("direct", dict(inversion="inv.safetensors"), "inversion must come from invert, or be a result, not str"),
+    ("direct", dict(inversion=torch.zeros(3, 1, 4, 8, 8)), "inversion must come from invert, or be a result, not Tensor")])
+def test_arguments_that_do_not_go_with_the_inversion_are_named(model, calls, method, arguments, says):
+    """Before the network is asked at all."""
+    inv = of_noise(method)
+    assert_says(ValueError, says, p2p.prompt_to_prompt, model,
+                **{**dict(prompts=PROMPTS, steps=2, guidance=7.5, inversion=inv), **arguments})
+    assert not calls
+
+
+@pytest.mark.parametrize("method, arguments", [
+    ("ddim", dict(guidance=3, negative="snow")), ("direct", dict(guidance=3, negative="snow")),
+    ("negative-prompt", dict(guidance=3)), ("null-text", dict(guidance=7.5, negative="")),
+    ("direct", dict(height=32, width=32, seed=-1))])
+def test_what_goes_with_an_inversion_is_not_refused(model, method, arguments):
+    """Only null-text is bound to its guidance; sizes that agree are fine, and the seed is not used."""
+    assert paint(model, of_noise(method), **arguments).latents.shape == (3, 4, 8, 8)

@@ -1,6 +1,6 @@
 """How good the toy model is, read by a judge that was trained on renders only (scripts/toy/judge.py).
 
-    python scripts/measure_toy.py [--count 200] [--guidance 5] [--cross 0.8] [--self 0.4]     everything
+    python scripts/measure_toy.py [--count 200] [--guidance 5] [--cross 0.6] [--self 0.4]     everything
     python scripts/measure_toy.py --guidances 3 5 7      what is read right in pictures, by guidance
     python scripts/measure_toy.py --sweep                word swaps, by setting of the injection
     further: [--sheet FILE.png] [--json FILE.json]
@@ -303,7 +303,7 @@ def main():
     parser.add_argument("--count", type=int, default=200, help="prompts of one object (%(default)s)")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=5.0)
-    parser.add_argument("--cross", type=float, default=0.8, help="steps of cross-attention injection (%(default)s)")
+    parser.add_argument("--cross", type=float, default=0.6, help="steps of cross-attention injection (%(default)s)")
     parser.add_argument("--self", dest="own", type=float, default=0.4, help="the same of self-attention (%(default)s)")
     parser.add_argument("--guidances", type=float, nargs="+", help="only what is read right, for each of these")
     parser.add_argument("--sweep", action="store_true", help="only word swaps, for a grid of --cross and --self")

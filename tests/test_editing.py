@@ -355,15 +355,18 @@ class Recorder:
     ((92, 100), (12, 13), 0.5, 0.6, None, [["car", "river"], "river", "snow"]),
     (None, (8, 8), 0.2, (0.5, 0.85), ["river", "river", "snow"], ["car", "bicycle", "car"]),
     (None, (8, 8), 0.2, (0.5, 0.8), [[], "a", []], ["car", "bicycle", "car"]),
+    (None, (8, 8), 0.2, 0.7, None, [None, "bicycle", ["red", "car"]]),
+    (None, (8, 8), 0.2, (0.6, 0.85), ["river", None, None], ["car", None, "snow"]),
 ])
 def test_local_blend_is_what_the_design_says(model, tokenizer, size, at, start, threshold, subtract, words):
-    """Also trap 4: a mask written independently, from recorded maps, gives the same latents; also not square."""
+    """Also trap 4: a mask written independently, from recorded maps, gives the same latents; also not square, and where
+    a prompt has no word, so that the other's mask is all."""
     height, width = size or (None, None)
     edit = p2p.auto(tokenizer, PROMPTS, 0.5)
 
     def tokens(words):
-        return words and [sorted({j for word in ([one] if isinstance(one, str) else one) for j in find(tokenizer, p, word)})
-                          for p, one in zip(PROMPTS, words)]
+        return words and [sorted({j for word in ([one] if isinstance(one, str) else one or ())
+                                  for j in find(tokenizer, p, word)}) for p, one in zip(PROMPTS, words)]
     pair = threshold if isinstance(threshold, tuple) else (threshold, threshold)
     recorder = Recorder(edit, at, tokens(words), tokens(subtract), start, pair)
     arguments = dict(height=height, width=width, steps=5, seed=2)
@@ -431,6 +434,7 @@ def test_a_blend_does_not_change_what_an_edit_does(model, tokenizer):
 @pytest.mark.parametrize("arguments, says", [
     (dict(words=["car", "dog"]), "'dog'.*bicycle"), (dict(words=["car"]), "one entry per prompt"),
     (dict(words="car"), "one entry per prompt"), (dict(words=["car", []]), "no word"),
+    (dict(words=[None, None]), "no word for 'a big bicycle next to a river', nor for the source"),
     (dict(subtract=["river", "snow"]), "'snow'"), (dict(subtract=["river"]), "subtract"),
     (dict(threshold=1.5), "threshold"), (dict(threshold=(0.1, 0.2, 0.3)), "threshold"), (dict(threshold="0.3"), "threshold"),
     (dict(threshold=float("nan")), "threshold"), (dict(start=1.5), "start"), (dict(start=-0.1), "start"),

@@ -53,8 +53,10 @@ def test_transparency_is_laid_on_white(tmp_path, suffix, alpha, expected):
     assert image.mode == "RGB" and image.getpixel((0, 0)) == pytest.approx(expected, abs=1)
 
 
-def test_a_ground_of_another_colour():
+def test_a_ground_of_another_colour(tmp_path):
     """The mask of a blend is laid on black."""
+    Image.new("RGBA", (1, 1), (255, 255, 255, 51)).save(tmp_path / "mask.png")
+    assert read(tmp_path / "mask.png", "black").getpixel((0, 0)) == (51, 51, 51)
     assert to_rgb(Image.new("RGBA", (1, 1), (255, 255, 255, 51)), "black").getpixel((0, 0)) == (51, 51, 51)
     assert to_rgb(Image.new("LA", (1, 1), (255, 0)), "black").getpixel((0, 0)) == BLACK
 
@@ -113,7 +115,7 @@ def test_reading_leaves_an_rgb_picture_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("shape, size, becomes", [
     ((64, 64), 32, (32, 32)), ((64, 96), 32, (32, 48)), ((96, 64), 32, (48, 32)), ((10, 10), 64, (64, 64)),
-    ((100, 150), 64, (64, 96)), ((333, 500), 64, (64, 96)), ((64, 99), 64, (64, 96)), ((64, 103), 64, (64, 96)),
+    ((100, 150), 64, (64, 96)), ((333, 500), 64, (64, 96)), ((64, 99), 64, (64, 96)), ((64, 103), 64, (64, 96)), ((49, 98), 32, (32, 64)),
     ((64, 104), 64, (64, 104)), ((1000, 64), 20, (312, 16)), ((64, 64), 39, (32, 32)), ((30, 31), 8, (8, 8)),
     ((64, 64), (32, 48), (32, 48)), ((40, 90), (64, 16), (64, 16)), ((64, 64), [33, 50], (32, 48)), ((7, 9), (8, 8), (8, 8))])
 def test_fit_gives_the_size_asked_for_in_multiples_of_the_factor(shape, size, becomes):
@@ -157,8 +159,11 @@ def test_circles_stay_round():
 def test_shrinking_averages():
     """A fine chequerboard becomes grey, not black or white (no pixels are skipped)."""
     board = Image.fromarray((np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8))
-    grey = np.asarray(fit(board, 32, 8))[4:-4, 4:-4]
-    assert np.abs(grey.astype(int) - 127).max() <= 3
+    for more in ((), (Image.Resampling.BOX,)):
+        grey = np.asarray(fit(board, 32, 8, *more))[4:-4, 4:-4]
+        assert np.abs(grey.astype(int) - 127).max() <= 3
+    edge = Image.fromarray(np.repeat(np.uint8([[0, 255]]), 64, axis=1).repeat(128, 0))
+    assert set(fit(edge, 32, 8, Image.Resampling.BOX).convert("L").tobytes()) == {0, 255}       # and a box rings nowhere
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK", "LA", "1", "I;16"])
@@ -227,6 +232,23 @@ def test_a_truncated_picture_says_so(tmp_path, suffix, share):
     whole = path.read_bytes()
     path.write_bytes(whole[:int(share * len(whole))])
     assert_says(ValueError, "cannot be read as a picture", path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", ["png", "gif", "tif", "webp", "bmp", "jpg"])
+def test_a_damaged_picture_is_a_picture_or_an_error_that_says_so(tmp_path, suffix):
+    """Whichever byte is wrong: Pillow has many exceptions, and all of them are told alike."""
+    path = tmp_path / f"it.{suffix}"
+    quarters(8, 8).save(path)
+    whole, told = path.read_bytes(), 0
+    for i in range(0, min(len(whole), 250)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1:])
+        try:
+            assert read(path).mode == "RGB"
+        except ValueError as error:
+            assert "cannot be read as a picture" in str(error)
+            told += 1
+    assert told
 
 
 def test_a_picture_of_too_many_pixels_says_so(tmp_path, monkeypatch):

@@ -184,8 +184,8 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("edits", EDITS)
+@pytest.mark.parametrize("edits, prediction", [
+    *((name, "epsilon") for name in EDITS), ("swap and self-attention", "v_prediction"), ("blend words", "v_prediction")])
 def test_direct_gives_the_source_back_exactly(model, tokenizer, edits, prediction):
     """Direct inversion (Ju et al. 2023): whatever the edit, several targets, not square: the source's latents are the
     picture's, and the picture is the VAE's own reconstruction, to the last bit. The targets are other pictures."""
@@ -242,17 +242,15 @@ def test_a_result_edited_later_is_the_edit_in_one_go(model, tokenizer, calls, pr
     edits = p2p.auto(tokenizer, PROMPTS, 0.5), p2p.self_replace(0.5)
     blend = p2p.LocalBlend(tokenizer, PROMPTS, ["car", "bicycle", "snow"], threshold=0.7)
     arguments = dict(arguments, blend=blend)
-    size = dict(steps=4, seed=3, height=36, width=48)
+    size = dict(steps=3, seed=3, height=36, width=48)
     together = p2p.prompt_to_prompt(model, PROMPTS, *edits, **size, **arguments)
     rows = sum(len(call["z"]) for call in calls)
     first = p2p.prompt_to_prompt(model, PROMPTS[:1], **size, **{**arguments, "blend": None})
     calls.clear()
     later = paint(model, first, *edits, **arguments)
-    assert sum(len(call["z"]) for call in calls) == rows - 4 * (arguments["guidance"] != 1)
+    assert sum(len(call["z"]) for call in calls) == rows - 3 * (arguments["guidance"] != 1)
     assert torch.equal(later.latents[0], first.latents[0]) and later.images[0].tobytes() == first.images[0].tobytes()
     assert_same(later.latents, together.latents)
-    again = paint(model, later, *edits, **arguments)       # a result of a result, and a saved one, serve as well
-    assert torch.equal(again.latents, later.latents)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -269,6 +267,8 @@ def test_every_result_can_be_edited_later(smooth, inverted, method, tmp_path):
     assert torch.equal(later.latents[0], result.latents[0])
     assert later.images[0].tobytes() == result.images[0].tobytes()
     assert differ(later.latents[1], result.latents[1])
+    again = paint(smooth, later, prompts=[SOURCE, "a dog"], guidance=3, negative="snow")       # a result of a result
+    assert torch.equal(again.latents, later.latents)
 
 
 # ---- ddim ----------------------------------------------------------------------------------------------------------
@@ -341,12 +341,12 @@ def test_the_order_of_the_literature(smooth, inverted):
     assert 0 == direct < null_text < 0.9 * negative_prompt < 0.9 * 0.9 * ddim
 
 
-def test_null_text_embeddings_are_what_all_unconditional_rows_see(model, calls):
+def test_null_text_embeddings_are_what_all_unconditional_rows_see(smooth, inverted, calls):
     """Each step its own, for the source and for the targets."""
-    inv = invert(model, "null-text", 2)
+    inv = inverted("null-text")
     calls.clear()
-    paint(model, inv)
-    for i in (0, 1):
+    paint(smooth, inv)
+    for i in range(6):
         assert torch.equal(calls[2 * i + 1]["context"], inv.unconditional[i].expand(3, -1, -1))
     assert differ(inv.unconditional[1], inv.unconditional[0])
 
@@ -354,15 +354,18 @@ def test_null_text_embeddings_are_what_all_unconditional_rows_see(model, calls):
 @pytest.mark.parametrize("guidance, inner", [(1.0001, 1), (30.0, 10)])
 def test_null_text_optimises_until_it_is_enough_and_at_most_ten_times_a_step(smooth, calls, guidance, inner):
     """As published: ten moves of Adam at most, and only one where the error is below 1e-5 already, here because the
-    trajectory is that of a sampling. Gradients only where needed: the conditional prediction and the step that is taken
-    have none."""
+    trajectory is that of a sampling; Adam moves by its rate, 0.01 at first and half of it at last. Gradients only where
+    needed: the conditional prediction and the step that is taken have none."""
     sampled = p2p.prompt_to_prompt(smooth, [SOURCE], steps=3, guidance=1).inversion
     calls.clear()
     with torch.no_grad():
-        context = encode(smooth.tokenizer, smooth.text_encoder, [SOURCE])
-        inversion.null_text(smooth, sampled.latents, context, timesteps(smooth.schedule, 3), guidance)
+        context, empty = encode(smooth.tokenizer, smooth.text_encoder, [SOURCE, ""])[:, None]
+        found = inversion.null_text(smooth, sampled.latents, context, timesteps(smooth.schedule, 3), guidance)
     assert [call["gradients"] for call in calls] == 3 * [False, *[True] * inner, False]
     assert all(len(call["z"]) == 1 for call in calls)
+    if inner == 10:                                        # a gradient that keeps its sign: every move is the full rate
+        moved = (found - torch.cat([empty[None], found[:-1]])).abs().amax((1, 2, 3))
+        assert moved == pytest.approx([0.1 * (1 - i / 6) for i in range(3)], rel=0.05)
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -378,17 +381,18 @@ def test_null_text_leaves_no_gradient_in_the_model(folder, trained):
     assert not inv.unconditional.requires_grad and not inv.latents.requires_grad
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.1), (torch.bfloat16, 0.4)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.03), (torch.bfloat16, 0.15)])
 def test_half_precision(folder, model, dtype, tolerance):
-    """fp16 and bf16 networks: the inversion is fp32, direct exact, and null-text finds nearly what it finds in fp32."""
+    """fp16 and bf16 networks: the inversion is fp32, direct exact, and null-text finds nearly what it finds in fp32: its
+    gradients are not too small for fp16, though at this guidance they are small."""
     half = p2p.load(folder, "cpu", dtype)
     model, half = (dataclasses.replace(m, unet=Denoiser(m.schedule).to(m.dtype)) for m in (model, half))
-    direct, null_text = (invert(half, method, 2) for method in ("direct", "null-text"))
+    direct, null_text = (invert(half, method, 2, guidance=1.5) for method in ("direct", "null-text"))
     assert {direct.latents.dtype, null_text.latents.dtype, null_text.unconditional.dtype} == {torch.float32}
     assert torch.equal(paint(half, direct, inject).latents[:1], direct.latents[-1])
-    assert paint(half, null_text).latents.isfinite().all()
+    assert paint(half, null_text, guidance=1.5).latents.isfinite().all()
     empty = encode(model.tokenizer, model.text_encoder, [""])
-    ours, theirs = (inv.unconditional - empty for inv in (null_text, invert(model, "null-text", 2)))
+    ours, theirs = (inv.unconditional - empty for inv in (null_text, invert(model, "null-text", 2, guidance=1.5)))
     assert (ours - theirs).norm() < tolerance * theirs.norm()
 
 

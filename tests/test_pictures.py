@@ -115,7 +115,8 @@ def test_reading_leaves_an_rgb_picture_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("shape, size, becomes", [
     ((64, 64), 32, (32, 32)), ((64, 96), 32, (32, 48)), ((96, 64), 32, (48, 32)), ((10, 10), 64, (64, 64)),
-    ((100, 150), 64, (64, 96)), ((333, 500), 64, (64, 96)), ((64, 99), 64, (64, 96)), ((64, 103), 64, (64, 96)), ((49, 98), 32, (32, 64)),
+    ((100, 150), 64, (64, 96)), ((333, 500), 64, (64, 96)), ((64, 99), 64, (64, 96)), ((64, 103), 64, (64, 96)),
+    ((49, 98), 32, (32, 64)),
     ((64, 104), 64, (64, 104)), ((1000, 64), 20, (312, 16)), ((64, 64), 39, (32, 32)), ((30, 31), 8, (8, 8)),
     ((64, 64), (32, 48), (32, 48)), ((40, 90), (64, 16), (64, 16)), ((64, 64), [33, 50], (32, 48)), ((7, 9), (8, 8), (8, 8))])
 def test_fit_gives_the_size_asked_for_in_multiples_of_the_factor(shape, size, becomes):
@@ -234,10 +235,19 @@ def test_a_truncated_picture_says_so(tmp_path, suffix, share):
     assert_says(ValueError, "cannot be read as a picture", path)
 
 
+def test_a_png_with_a_broken_part_says_so(tmp_path):
+    """Pillow calls that a SyntaxError."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)).save(tmp_path / "it.png")
+    before, first, second, *rest = (tmp_path / "it.png").read_bytes().split(b"IDAT")
+    (tmp_path / "it.png").write_bytes(before + b"IDAT" + first + b"\0DAT" + second + b"IDAT".join([b"", *rest]))
+    assert_says(ValueError, "cannot be read as a picture: broken PNG", tmp_path / "it.png")
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("suffix", ["png", "gif", "tif", "webp", "bmp", "jpg"])
-def test_a_damaged_picture_is_a_picture_or_an_error_that_says_so(tmp_path, suffix):
+def test_a_damaged_picture_is_a_picture_or_an_error_that_says_so(tmp_path, monkeypatch, suffix):
     """Whichever byte is wrong: Pillow has many exceptions, and all of them are told alike."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)         # a wrong width would take its time
     path = tmp_path / f"it.{suffix}"
     quarters(8, 8).save(path)
     whole, told = path.read_bytes(), 0

@@ -3,6 +3,7 @@
     python scripts/benchmark_edits.py [--count 112] [--preset ours published] [--json FILE] [--sheet FILE.png]
     python scripts/benchmark_edits.py --pie FOLDER --model CHECKPOINT [--clip FOLDER]
     torchrun --nproc-per-node 4 scripts/benchmark_edits.py ...
+    python scripts/benchmark_edits.py --round-trip 10 20 50 100 200      how far DDIM inversion alone comes back
 
 The first edits scenes of the drawn world, whose right answer can be rendered; the toy world's judge says whether the edit
 is there and the rest still is. The second edits PIE-Bench and reports its columns. Every result is kept in --work: a run
@@ -14,6 +15,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import transformers
@@ -56,6 +58,8 @@ def arguments():
     add("--judge", type=Path, metavar="FILE", default=judging.FILE, help="weights of the judge (weights/judge)")
     add("--pie", type=Path, metavar="DIR", help="edit PIE-Bench, the folder with its mapping_file.json")
     add("--clip", type=Path, metavar="DIR", help="a CLIP model, for the CLIP similarity")
+    add("--round-trip", type=int, nargs="+", metavar="STEPS",
+        help="only this: pictures inverted by ddim and painted again, at guidance 1, with each of these numbers of steps")
     add("--device", help="cpu, cuda, cuda:1, mps (the best there is; under torchrun one each)")
     add("--dtype", help="float32, float16 or bfloat16 (as stored; float32 on the cpu)")
     add("--backend", choices=("gloo", "nccl"), default="gloo", help="how processes talk (%(default)s)")
@@ -153,6 +157,15 @@ def small(image):
     return file.getvalue()
 
 
+def round_trip(model, item, opened, steps):
+    """(error of the latents of the inverted and repainted source, relative to their size; PSNR of the picture)"""
+    source, prompt = opened[0], item.prompts[0]
+    inversion = p2p.invert(model, source, prompt, "ddim", steps, size=(source.height, source.width))
+    result = p2p.prompt_to_prompt(model, [prompt], steps=steps, guidance=1, inversion=inversion)
+    latents = inversion.latents[-1]
+    return ((result.latents.cpu() - latents).norm() / latents.norm()).item(), measures.psnr(source, result.images[0])
+
+
 # ---- all items -----------------------------------------------------------------------------------------------------
 
 def shown(items):
@@ -207,6 +220,13 @@ def run(args):
     if args.size is None and model.size is None:
         raise ValueError("this model names no size of its own; give --size")
     size = args.size or min(model.size)
+    if args.round_trip:
+        print(f"{len(items)} pictures, up and down again by DDIM at guidance 1\n{'steps':>5}{'error of latents':>20}{'PSNR':>8}")
+        opened = [item.pictures(size, model.vae.factor) for item in items]
+        for steps in args.round_trip:
+            found = [round_trip(model, item, pictures, steps) for item, pictures in zip(items, opened)]
+            print(f"{steps:5}{fmean(error for error, _ in found):20.4f}{fmean(psnr for _, psnr in found):8.2f}", flush=True)
+        return
     settings = settings_of(args, model, size, kinds, presets)
     store.open_folder(args.work, settings)
 

@@ -326,7 +326,7 @@ def main():
         section(f"one object, guidance {guidance:g}", numbers)
         section(f"two objects, guidance {guidance:g}", two_objects(model, judge, options))
         if options.sheet:
-            sheet(images[:64], prompts[:64], columns=8, side=128).save(options.sheet, optimize=True)
+            sheet(images[:64], prompts[:64], columns=8, side=128).quantize(256).save(options.sheet, optimize=True)
     if not options.sweep and not options.guidances:
         section("maps", maps(model, options))
         section("re-weighting, amount read", reweighting(model, judge, options))

@@ -19,8 +19,8 @@ from p2p_min.show import sheet
 
 EXAMPLES = """
 examples (with the small model that comes with p2p_min):
-  python -m p2p_min "a big red bicycle" "a big red car"
-      word swap: as many words in both prompts, so the car takes the bicycle's maps
+  python -m p2p_min "a ball on the grass" "a cake on the grass"
+      word swap: as many words in both prompts, so the cake takes the ball's maps
   python -m p2p_min "a castle next to a river" "children drawing of a castle next to a river"
       added phrase: the words that both prompts have keep the source's maps
   python -m p2p_min "a fluffy red ball" --reweight fluffy=-2,-1,0,1,2

@@ -13,7 +13,7 @@ from p2p_min.show import sheet
 SEEDS = range(10)
 GUIDANCE = 5.0
 SWAPS = {                                     # name -> source, target, steps of cross- and of self-attention injection
-    "word_swap": ("a big red bicycle", "a big red car", 0.6, 0.4),
+    "word_swap": ("a ball on the grass", "a cake on the grass", 0.6, 0.4),
     "added_phrase": ("a castle next to a river", "children drawing of a castle next to a river", 0.6, 0.4),
 }
 FLUFFY = "a fluffy red ball"

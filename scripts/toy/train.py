@@ -37,6 +37,8 @@ It was one run in three sittings, with no second seed, and not what these comman
     221,000   0.055         0.17                                (objects weigh more from here on) eyes, windows, wheels
     259,000   0.048         0.14                                two objects mostly in their own colours
     307,000   0.042         0.14                                rate near zero: fur on balls, cats with faces
+    355,000   0.046         0.19                                (more pictures have two objects, whose maps are harder)
+    400,000   0.043         0.16                                rate at zero: two objects, each in its own colour
 
 Which of the changes did what was not separated, and no part of the recipe was compared with leaving it out.
 

@@ -275,7 +275,7 @@ def finish(args, everything, images, items, kinds, presets, settings, size, fact
         there = [item for item in items if all(key_of(item, m, p) in images for m in methods for p in presets)]
         page = report.contact_sheet(shown(there), images, key_of, presets, methods, lambda item: item.pictures(size, factor))
         file = io.BytesIO()
-        page.save(file, "PNG", optimize=True)
+        page.quantize(256).save(file, "PNG", optimize=True)
         store.write(args.sheet, file.getvalue())
         print(args.sheet)
 

@@ -62,7 +62,8 @@ def cell(name, row):
 
 
 def contact_sheet(items, images, key_of, presets, methods, open_pictures):
-    """A row for each item and preset: source, right answer where there is one, the edited picture of each method."""
+    """For each item and preset: source, right answer where there is one, the edited picture of each method. A row each, or
+    two where they are short."""
     pictures, captions = [], []
     for item in items:
         source, right, _ = open_pictures(item)
@@ -74,4 +75,5 @@ def contact_sheet(items, images, key_of, presets, methods, open_pictures):
             for image, text in given + [(image, f"{method}, {preset}") for image, method in zip(made, methods)]:
                 pictures.append(image.resize(made[0].size, Image.Resampling.LANCZOS))
                 captions.append(text)
-    return sheet(pictures, captions, columns=len(pictures) // (len(items) * len(presets)), side=128)
+    width = len(pictures) // (len(items) * len(presets))
+    return sheet(pictures, captions, columns=width * max(1, 6 // width), side=128)

@@ -53,7 +53,11 @@ def arguments():
     add("targets", metavar="TARGET", nargs="*",
         help="the edited prompt. With as many words as SOURCE it is a word swap, otherwise an added phrase. "
              "May be left out with --reweight")
-    add("--model", default="weights/toy", metavar="DIR", help="checkpoint in the diffusers layout (%(default)s)")
+    add("--model", default="weights/toy", metavar="PATH",
+        help="a folder in the diffusers layout, a single .safetensors file, or a model on the hub: owner/name[@revision] "
+             "(%(default)s)")
+    add("--prediction", choices=("epsilon", "v_prediction"), help="what the UNet predicts (as the folder or file says)")
+    add("--tokenizer", metavar="DIR", help="the tokenizer for a single file (beside the file, or in the hub's cache)")
     add("--out", default="p2p.png", metavar="FILE", type=Path, help="the side-by-side picture, a PNG (%(default)s)")
     add("--singles", action="store_true", help="write each picture on its own too, as FILE-0.png (source), FILE-1.png, …")
     add("--seed", type=int, help="of the shared noise (0)")
@@ -194,11 +198,11 @@ def run(args, command):
     cross, own = cross_steps(args.cross_steps), steps_argument(args.self_steps)
     blend_words, subtract = (per_prompt(getattr(args, name), prompts, f"--{name}") for name in ("blend", "subtract"))
 
-    model = p2p.load(args.model, args.device, args.dtype)
+    model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, tokenizer=args.tokenizer)
     edit = p2p.auto(model.tokenizer, prompts, cross)
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)
-    print(f"{model.path} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
+    print(f"{model.path}{model.about and f' ({model.about})'} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
     size = min(model.size) if size is None and model.size else size
     mask = None if args.mask is None else open_mask(args.mask, picture, size, model.vae.factor)
     blend = None
@@ -247,7 +251,6 @@ def main(argv=None):
     warnings.filterwarnings("always", category=UserWarning, module=r"p2p_min\b")           # … but not ours
     warnings.showwarning = show_warning
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     parser = arguments()
     try:
         run(parser.parse_args(argv), shlex.join(["python", "-m", "p2p_min", *argv]))

@@ -18,7 +18,8 @@ class Unit(NamedTuple):
 
 class Alignment(NamedTuple):
     """M A + M* · own gives every target token a map: the source's, or its own where it is a new word."""
-    A: torch.Tensor                    # (source tokens, target tokens); a column sums to 1, or to 0 for a new word
+    A: torch.Tensor                    # (source tokens, target tokens); a column sums to 1, of a swapped word to its
+                                       # source tokens per target token, of a new word to 0
     own: torch.Tensor                  # (target tokens,): 1 for a new word, else 0
 
 

@@ -64,11 +64,12 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         check(inversion, prompts[0], steps, guidance, negative, latents)
         latents = inversion.latents[0]            # (1, 4, height/f, width/f)
     z = noise(model, len(prompts), seed, height, width, latents)
-    context = encode(model.tokenizer, model.text_encoder, list(prompts)).to(model.dtype)
-    unconditional = encode(model.tokenizer, model.text_encoder, [negative]).expand(steps, 1, -1, -1)
+    size = [model.vae.factor * n for n in z.shape[-2:]]
+    context = encode(model, list(prompts), *size)
+    empty = encode(model, [negative], *size, is_negative=True)
+    unconditional = [empty] * steps
     if inversion is not None and inversion.unconditional is not None:
-        unconditional = inversion.unconditional
-    unconditional = unconditional.to(context)              # (steps, 1, tokens, width)
+        unconditional = inversion.unconditional_context(empty)
     # With direct inversion the source is put back on its trajectory after each step, so it needs no guidance.
     is_direct = inversion is not None and inversion.method == "direct"
     guided = slice(1 if is_direct else 0, None if guidance != 1 else 0)         # the rows that get guidance
@@ -82,7 +83,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         z_in = z.to(model.dtype)
         eps = model.unet(z_in, times[i], context, cross_edit, self_edit, t).float()
         if len(z[guided]):
-            eps_u = model.unet(z_in[guided], times[i], unconditional[i].expand_as(context[guided])).float()
+            eps_u = model.unet(z_in[guided], times[i], unconditional[i].expand(len(z[guided]))).float()
             eps[guided] = eps_u + guidance * (eps[guided] - eps_u)
         z = step(model.schedule, z, eps, times, i)
         if is_direct:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .ddim import inverse_step, step, timesteps
 from .layers import is_number
 from .pictures import fit, read, to_tensor
-from .text import encode
+from .text import Context, encode
 
 METHODS = ("ddim", "null-text", "negative-prompt", "direct")
 LEARNING_RATE, INNER_STEPS = 1e-2, 10                      # null-text as published
@@ -41,25 +41,32 @@ class Inversion:
     guidance       the guidance that null-text was optimised for (the others do not depend on it)
     unconditional  (steps, 1, tokens, width), fp32, on the CPU: what the unconditional rows see in each step; None: the
                    negative prompt of the run
+    pooled         (1, width), SDXL's pooled text that goes with it
     """
     latents: torch.Tensor
     prompt: str
     method: str
     guidance: float
     unconditional: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
 
     @property
     def steps(self):
         return len(self.latents) - 1
 
+    def unconditional_context(self, empty):
+        """A `Context` for each step, like `empty` but for what the method put in its place."""
+        pooled = None if self.pooled is None else self.pooled.to(empty.pooled)
+        return [empty._replace(states=states, pooled=pooled) for states in self.unconditional.to(empty.states)]
+
     def save(self, path):
         """As one safetensors file."""
         path = Path(path)
-        tensors = dict(latents=self.latents) | ({} if self.unconditional is None else dict(unconditional=self.unconditional))
+        tensors = dict(latents=self.latents, unconditional=self.unconditional, pooled=self.pooled)
         settings = dict(prompt=self.prompt, method=self.method, guidance=self.guidance)
         unfinished = path.with_name(f".{path.name}.part")
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished,
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}, unfinished,
                       metadata={"p2p_min inversion": json.dumps(settings)})
             os.replace(unfinished, path)
         finally:
@@ -103,34 +110,36 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
     if size is None and model.size is None:
         raise ValueError("this model names no size of its own; give size in pixels")
     pixels = to_tensor(fit(picture, min(model.size) if size is None else size, model.vae.factor))
-    context = encode(model.tokenizer, model.text_encoder, [prompt]).to(model.dtype)
+    context = encode(model, [prompt], *pixels.shape[-2:])
     z = model.vae.encode(pixels.to(model.device, next(model.vae.parameters()).dtype)).float()
     latents = [z]
     for i in tqdm(reversed(range(steps)), desc="inverting", total=steps, disable=not progress):
         z = inverse_step(model.schedule, z, model.unet(z.to(model.dtype), times[i], context).float(), times, i)
         latents.insert(0, z)
     latents = torch.stack(latents)
-    unconditional = None
+    found = Context(None)
     if method == "negative-prompt":
-        unconditional = context.float().expand(steps, 1, -1, -1)
+        found = context._replace(states=context.states.float().expand(steps, 1, -1, -1))
     elif method == "null-text" and guidance != 1:          # at guidance 1 nobody asks for it
-        unconditional = null_text(model, latents, context, times, guidance, progress)
-    return Inversion(latents.cpu(), prompt, method, guidance, None if unconditional is None else unconditional.cpu())
+        empty = encode(model, [""], *pixels.shape[-2:], is_negative=True)
+        found = empty._replace(states=null_text(model, latents, context, empty, times, guidance, progress))
+    states, pooled = (None if part is None else part.float().cpu() for part in found[:2])
+    return Inversion(latents.cpu(), prompt, method, guidance, states, pooled)
 
 
-def null_text(model, latents, context, times, guidance, progress=False):
+def null_text(model, latents, context, empty, times, guidance, progress=False):
     """The unconditional embedding of each step, (steps, 1, tokens, width), with which guided sampling stays on `latents`.
 
     Each is optimised, from the one before, until the guided step meets the trajectory, as published (Algorithm 1): Adam,
     its rate falling by half over the run, at most 10 times a step, sooner where the error is small enough.
     """
     z, steps, found = latents[0], len(times), []
-    embedding = encode(model.tokenizer, model.text_encoder, [""]).float()
+    embedding = empty.states.float()
     for i in tqdm(range(steps), desc="null-text", disable=not progress):
         eps = model.unet(z.to(model.dtype), times[i], context).float()
 
         def guided(embedding):
-            eps_u = model.unet(z.to(model.dtype), times[i], embedding.to(model.dtype)).float()
+            eps_u = model.unet(z.to(model.dtype), times[i], empty._replace(states=embedding.to(model.dtype))).float()
             return step(model.schedule, z, eps_u + guidance * (eps - eps_u), times, i)
 
         embedding = embedding.clone().requires_grad_()

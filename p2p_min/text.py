@@ -1,29 +1,60 @@
-"""Prompts to text states, through transformers' CLIP."""
+"""Prompts to what the UNet is told of them, through transformers' CLIP: one encoder in SD 1.x and 2.x, two in SDXL."""
+from typing import NamedTuple
+
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from .align import spans
 
 
-def text_encoder(config):
-    """transformers' CLIPTextModel from the dict of a `text_encoder/config.json`."""
+class Context(NamedTuple):
+    """What the UNet is told of some prompts, one row each. The last two are None but in SDXL."""
+    states: torch.Tensor               # (rows, tokens, width): the paper's P as the cross-attention sees it
+    pooled: torch.Tensor | None = None             # (rows, width): each prompt as one vector
+    sizes: torch.Tensor | None = None              # (rows, 6): original height and width, crop (top, left), target ones
+
+    def rows(self, index):
+        return Context(*(None if part is None else part[index] for part in self))
+
+    def expand(self, rows):
+        return Context(*(None if part is None else part.expand(rows, *part.shape[1:]) for part in self))
+
+
+def text_encoder(config, projects=False):
+    """transformers' CLIP from the dict of a `text_encoder/config.json`; SDXL's second one `projects` its pooled state."""
     if config.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
         raise ValueError(f"text encoder: its config has model_type = {config['model_type']!r}; p2p_min reads CLIP only")
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if key not in config:
             raise ValueError(f"text encoder: its config has no {key}; the keys it has are {', '.join(config)}")
-    return CLIPTextModel(CLIPTextConfig.from_dict(config))
+    return (CLIPTextModelWithProjection if projects else CLIPTextModel)(CLIPTextConfig.from_dict(config))
 
 
-def encode(tokenizer, encoder, prompts):
-    """The text states of all positions: the paper's P as the cross-attention sees it.
+@torch.no_grad()
+def encode(model, prompts, height=None, width=None, is_negative=False):
+    """The `Context` of some prompts, in the UNet's dtype.
 
-    prompts  list of texts
-    returns  (prompts, tokens, width), on the encoder's device; padding included, as in Stable Diffusion
+    prompts        list of texts
+    height, width  of the pictures, in pixels; SDXL is told of them
+    is_negative    whether these are for the unconditional rows: there, SDXL was trained on zeros in place of ""
     Raises ValueError for a prompt that has more tokens than the encoder reads.
     """
+    if model.text_encoder_2 is None:
+        ids = tokens(model.tokenizer, prompts).to(model.device)
+        return Context(model.text_encoder(ids).last_hidden_state.to(model.dtype))
+    first, second = (encoder(tokens(tokenizer, prompts).to(model.device), output_hidden_states=True) for tokenizer, encoder in
+                     ((model.tokenizer, model.text_encoder), (model.tokenizer_2, model.text_encoder_2)))
+    states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1).to(model.dtype)
+    pooled = second.text_embeds.to(model.dtype)
+    if is_negative and model.zeros_for_empty:
+        written = torch.tensor([prompt != "" for prompt in prompts]).to(states)
+        states, pooled = states * written[:, None, None], pooled * written[:, None]
+    sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=model.device)
+    return Context(states, pooled, sizes.expand(len(prompts), -1))
+
+
+def tokens(tokenizer, prompts):
+    """(prompts, tokens), padded to the length that the encoder reads, as in Stable Diffusion."""
     for prompt in prompts:
         spans(tokenizer, prompt)                           # raises where something would be cut off
-    ids = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    with torch.no_grad():
-        return encoder(ids.to(encoder.device)).last_hidden_state
+    return tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids

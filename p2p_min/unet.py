@@ -17,16 +17,18 @@ USED = dict(
     down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     transformer_layers_per_block=1, reverse_transformer_layers_per_block=None, attention_head_dim=8,
-    cross_attention_dim=1280, norm_num_groups=32, norm_eps=1e-5, use_linear_projection=False, upcast_attention=False)
+    cross_attention_dim=1280, norm_num_groups=32, norm_eps=1e-5, use_linear_projection=False, upcast_attention=False,
+    mid_block_type="UNetMidBlock2DCrossAttn", addition_embed_type=None, addition_time_embed_dim=None,
+    projection_class_embeddings_input_dim=None)
+MID_ATTENDS = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False}         # and null: there is none
 FIXED = dict(
-    act_fn=("silu", "swish"), mid_block_type=("UNetMidBlock2DCrossAttn",), flip_sin_to_cos=(True,), freq_shift=(0,),
+    act_fn=("silu", "swish"), flip_sin_to_cos=(True,), freq_shift=(0,),
     center_input_sample=(False,), only_cross_attention=(False,), mid_block_only_cross_attention=(False,),
     dual_cross_attention=(False,), attention_type=("default",), cross_attention_norm=(None,), downsample_padding=(1,),
     mid_block_scale_factor=(1,), conv_in_kernel=(3,), conv_out_kernel=(3,), resnet_time_scale_shift=("default",),
     resnet_skip_time_act=(False,), resnet_out_scale_factor=(1,), time_embedding_type=("positional",),
     time_embedding_dim=(None,), time_embedding_act_fn=(None,), timestep_post_act=(None,), time_cond_proj_dim=(None,),
-    class_embed_type=(None,), num_class_embeds=(None,), class_embeddings_concat=(False,), addition_embed_type=(None,),
-    addition_time_embed_dim=(None,), projection_class_embeddings_input_dim=(None,), encoder_hid_dim=(None,),
+    class_embed_type=(None,), num_class_embeds=(None,), class_embeddings_concat=(False,), encoder_hid_dim=(None,),
     encoder_hid_dim_type=(None,), num_attention_heads=(None,))
 IGNORED = ("dropout", "addition_embed_type_num_heads",
            # the bookkeeping of an average of weights, which diffusers' training scripts leave in the file
@@ -162,15 +164,19 @@ class Block(nn.Module):
 
 
 class MidBlock(nn.Module):
-    def __init__(self, channels, heads, layers, config):
+    """Resnet, transformer, resnet; in slimmed models the first resnet alone."""
+
+    def __init__(self, channels, heads, layers, config, attends):
         super().__init__()
         resnet = (channels, channels, config["norm_num_groups"], config["norm_eps"], 4 * config["block_out_channels"][0])
-        self.attentions = nn.ModuleList([Transformer(channels, heads, layers, config)])
-        self.resnets = nn.ModuleList([Resnet(*resnet), Resnet(*resnet)])
+        self.attentions = nn.ModuleList([Transformer(channels, heads, layers, config)] if attends else [])
+        self.resnets = nn.ModuleList(Resnet(*resnet) for _ in range(2 if attends else 1))
 
     def forward(self, x, time, context, edits):
-        x = self.attentions[0](self.resnets[0](x, time), context, edits.below("attentions.0"))
-        return self.resnets[1](x, time)
+        x = self.resnets[0](x, time)
+        for attention, resnet in zip(self.attentions, self.resnets[1:]):
+            x = resnet(attention(x, context, edits.below("attentions.0")), time)
+        return x
 
 
 class UNet(nn.Module):
@@ -184,10 +190,14 @@ class UNet(nn.Module):
         heads = per_block(c["attention_head_dim"], n, "attention_head_dim")     # the checkpoints' misnomer: a count
         resnets = per_block(c["layers_per_block"], n, "layers_per_block")
         layers = per_block(c["transformer_layers_per_block"], n, "transformer_layers_per_block")
-        layers_up = c["reverse_transformer_layers_per_block"] or layers[::-1]
+        layers_up = per_block(c["reverse_transformer_layers_per_block"] or layers[::-1], n,
+                              "reverse_transformer_layers_per_block")
         down_attends = block_kinds(c["down_block_types"], "DownBlock2D", n)
         up_attends = block_kinds(c["up_block_types"], "UpBlock2D", n)
 
+        if not is_whole(c["cross_attention_dim"]):
+            raise ValueError(f"UNet: its config has cross_attention_dim = {c['cross_attention_dim']!r}; p2p_min implements "
+                             "one number for all blocks only")
         size = c["sample_size"]
         if not (size is None or is_whole(size) or (isinstance(size, (list, tuple)) and len(size) == 2
                                                    and all(map(is_whole, size)))):
@@ -195,6 +205,15 @@ class UNet(nn.Module):
 
         self.conv_in = nn.Conv2d(c["in_channels"], channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
+        if c["addition_embed_type"] not in (None, "text_time"):
+            raise ValueError(f"UNet: its config has addition_embed_type = {c['addition_embed_type']!r}; p2p_min implements "
+                             "'text_time' (SDXL) only")
+        self.add_embedding = None                          # SDXL's pooled text and sizes
+        if c["addition_embed_type"]:
+            for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
+                if not is_whole(c[key]):
+                    raise ValueError(f"UNet: its config has addition_embed_type = 'text_time', but {key} = {c[key]!r}")
+            self.add_embedding = TimeEmbedding(c["projection_class_embeddings_input_dim"], 4 * channels[0])
 
         width, skips = channels[0], [channels[0]]          # channels now, and of every output on the way down
         self.down_blocks = nn.ModuleList()
@@ -206,8 +225,14 @@ class UNet(nn.Module):
             width = channels[i]
             skips += [width] * (resnets[i] + (not last))
 
-        mid_layers = layers[-1] if isinstance(layers[-1], int) else layers[-1][0]
-        self.mid_block = MidBlock(width, heads[-1], mid_layers, c)
+        if "mid_block_type" in config and config["mid_block_type"] is None:     # there, null does not mean the default
+            self.mid_block = None
+        elif c["mid_block_type"] in MID_ATTENDS:
+            mid_layers = layers[-1] if isinstance(layers[-1], int) else layers[-1][0]
+            self.mid_block = MidBlock(width, heads[-1], mid_layers, c, MID_ATTENDS[c["mid_block_type"]])
+        else:
+            raise ValueError(f"UNet: its config has mid_block_type = {c['mid_block_type']!r}; p2p_min implements "
+                             f"{', '.join(MID_ATTENDS)} and null")
 
         self.up_blocks = nn.ModuleList()
         for i in range(n):
@@ -227,7 +252,7 @@ class UNet(nn.Module):
 
         z           (rows, 4, height, width)   latents; with edits, row 0 is the source and the others are targets
         timestep    int, or (rows,)            of the training schedule, 0 to 999
-        context     (rows, keys, width)        the text, from `text.encode`
+        context     (rows, keys, width)        the text's states; or a `text.Context`, as SDXL needs
         cross_edit, self_edit                  an Edit (see attention.py), or {module-name prefix: Edit}
         t           float in (0, 1]            what the edits are told of the time
         returns     (rows, 4, height, width)
@@ -236,13 +261,21 @@ class UNet(nn.Module):
         self.check_prefixes(cross_edit, "attn2")
         self.check_prefixes(self_edit, "attn1")
         edits = Edits(cross_edit, self_edit, t)
+        context, pooled, sizes = context if isinstance(context, tuple) else (context, None, None)
         time = torch.as_tensor(timestep, device=z.device).expand(z.shape[0])
         time = self.time_embedding(time_features(time, self.conv_in.out_channels).to(z.dtype))
+        if self.add_embedding is not None:
+            if pooled is None:
+                raise ValueError("this UNet wants pooled text and sizes (SDXL): give the Context that text.encode returns")
+            sizes = time_features(sizes.flatten(), self.config["addition_time_embed_dim"]).view(len(pooled), -1)
+            time = time + self.add_embedding(torch.cat([pooled, sizes.to(pooled)], dim=-1).to(z.dtype))
         x = self.conv_in(z)
         skips = [x]
         for i, block in enumerate(self.down_blocks):
             skips += block.down(skips[-1], time, context, edits.below(f"down_blocks.{i}"))
-        x = self.mid_block(skips[-1], time, context, edits.below("mid_block"))
+        x = skips[-1]
+        if self.mid_block is not None:
+            x = self.mid_block(x, time, context, edits.below("mid_block"))
         for i, block in enumerate(self.up_blocks):
             n = len(block.resnets)
             skips, taken = skips[:-n], skips[-n:]
@@ -264,8 +297,9 @@ class UNet(nn.Module):
         for _ in self.down_blocks[1:]:
             height, width = -(-height // 2), -(-width // 2)
             sizes.append((height, width))
+        mid = self.mid_block is not None and len(self.mid_block.attentions)
         return [size for i, size in enumerate(sizes)
-                if self.down_blocks[i].attentions or self.up_blocks[-1 - i].attentions or i == len(sizes) - 1]
+                if self.down_blocks[i].attentions or self.up_blocks[-1 - i].attentions or (mid and i == len(sizes) - 1)]
 
 
 def block_kinds(types, plain, blocks):

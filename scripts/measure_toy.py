@@ -156,7 +156,7 @@ def maps(model, options):
         for i, scene in enumerate(chosen):
             z = alpha ** 0.5 * latents[i:i + 1] + (1 - alpha) ** 0.5 * noise(model, [i]).to(model.device)
             prompt, seen = world.caption(scene), []
-            context = encode(model.tokenizer, model.text_encoder, [prompt])
+            context = encode(model, [prompt])
             model.unet(z, timestep, context, lambda M, M_star, t, seen=seen: seen.append(M.cpu()) or M_star,
                        t=timestep / 1000)
             tokens = find(model.tokenizer, prompt, scene.things[0].kind)

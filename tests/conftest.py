@@ -1,11 +1,11 @@
-"""A tokenizer and a Stable Diffusion of random weights, both tiny: everything that can be promised without training."""
+"""A tokenizer, a Stable Diffusion and an SDXL of random weights, all tiny: what can be promised without training."""
 import json
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizerFast
 
 import p2p_min as p2p
 from p2p_min.unet import UNet
@@ -23,6 +23,12 @@ UNET = dict(
 VAE_ = dict(
     _class_name="AutoencoderKL", block_out_channels=[16, 16, 16], layers_per_block=1, norm_num_groups=8,
     down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3, force_upcast=False)
+XL_UNET = dict(
+    UNET, use_linear_projection=True, cross_attention_dim=32 + 48, attention_head_dim=[1, 2, 4],
+    down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], transformer_layers_per_block=[1, 1, 2],
+    addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=40 + 6 * 8)
+XL_VAE = dict(VAE_, force_upcast=True, scaling_factor=0.13025)
 SCHEDULER = dict(
     _class_name="PNDMScheduler", num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012,
     beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False, clip_sample=False, skip_prk_steps=True)
@@ -53,34 +59,60 @@ def tokenizer():
     return tokenizer
 
 
-@pytest.fixture(scope="session")
-def folder(tokenizer, tmp_path_factory):
-    """A checkpoint in the diffusers layout: 32 × 32 pixels, VAE factor 4, maps of 8 × 8 and 4 × 4 and 2 × 2."""
-    path = tmp_path_factory.mktemp("random") / "model"
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=77, hidden_act="quick_gelu", bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+def text_config(tokenizer, width, activation, **more):
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=77, hidden_act=activation, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **more)
+
+
+def write_folder(path, unet, vae, encoders, tokenizers):
+    """A checkpoint in the diffusers layout. encoders: transformers' classes and configs, by folder; tokenizers: by folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        networks = dict(unet=(UNet(UNET), UNET), vae=(VAE(VAE_), VAE_))
-        encoder = CLIPTextModel(text)
-        for name, parameter in (*networks["unet"][0].named_parameters(), *encoder.named_parameters()):
-            if "embedding.weight" in name:
-                torch.nn.init.normal_(parameter)           # so that words differ …
-            if "to_q" in name or "to_k" in name:
-                parameter.data *= 3                        # … and maps have something to show
+        networks = dict(unet=(UNet(unet), unet), vae=(VAE(vae), vae))
+        encoders = {name: build(config) for name, (build, config) in encoders.items()}
+        for network in (networks["unet"][0], *encoders.values()):
+            for name, parameter in network.named_parameters():
+                if "embedding.weight" in name:
+                    torch.nn.init.normal_(parameter)       # so that words differ …
+                if "to_q" in name or "to_k" in name:
+                    parameter.data *= 3                    # … and maps have something to show
     for name, (network, config) in networks.items():
         (path / name).mkdir(parents=True)
         (path / name / "config.json").write_text(json.dumps(config))
         save_file(network.state_dict(), path / name / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    encoder.save_pretrained(path / "text_encoder")
-    tokenizer.save_pretrained(path / "tokenizer")
+    for name, part in (encoders | tokenizers).items():
+        part.save_pretrained(path / name)
     (path / "scheduler").mkdir()
     (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
     return path
 
 
 @pytest.fixture(scope="session")
+def folder(tokenizer, tmp_path_factory):
+    """A checkpoint in the diffusers layout: 32 × 32 pixels, VAE factor 4, maps of 8 × 8 and 4 × 4 and 2 × 2."""
+    text = CLIPTextModel, text_config(tokenizer, 32, "quick_gelu")
+    path = tmp_path_factory.mktemp("random") / "model"
+    return write_folder(path, UNET, VAE_, dict(text_encoder=text), dict(tokenizer=tokenizer))
+
+
+@pytest.fixture(scope="session")
 def model(folder):
     return p2p.load(folder, "cpu")
+
+
+@pytest.fixture(scope="session")
+def xl_folder(tokenizer, tmp_path_factory):
+    """An SDXL of the same size: text of 32 + 48 numbers, 40 pooled; no maps of 8 × 8, two layers at 2 × 2."""
+    second = build_tokenizer()
+    second.pad_token = "!"
+    encoders = dict(text_encoder=(CLIPTextModel, text_config(tokenizer, 32, "quick_gelu")),
+                    text_encoder_2=(CLIPTextModelWithProjection, text_config(second, 48, "gelu", projection_dim=40)))
+    return write_folder(tmp_path_factory.mktemp("random") / "xl", XL_UNET, XL_VAE, encoders,
+                        dict(tokenizer=tokenizer, tokenizer_2=second))
+
+
+@pytest.fixture(scope="session")
+def xl(xl_folder):
+    return p2p.load(xl_folder, "cpu")

@@ -102,9 +102,9 @@ def test_text_encoders_load_with_and_without_prefix_and_with_position_ids(copy, 
 
 @pytest.mark.parametrize("part, key, value", [
     ("unet", "some_new_setting", 3), ("unet", "act_fn", "gelu"), ("unet", "class_embed_type", "timestep"),
-    ("unet", "addition_embed_type", "text_time"), ("unet", "flip_sin_to_cos", False), ("unet", "freq_shift", 1),
+    ("unet", "addition_embed_type", "image"), ("unet", "flip_sin_to_cos", False), ("unet", "freq_shift", 1),
     ("unet", "resnet_time_scale_shift", "scale_shift"), ("unet", "dual_cross_attention", True),
-    ("unet", "only_cross_attention", True), ("unet", "mid_block_type", "UNetMidBlock2D"),
+    ("unet", "only_cross_attention", True), ("unet", "mid_block_type", "UNetMidBlock2DSimpleCrossAttn"),
     ("unet", "conv_in_kernel", 5), ("unet", "encoder_hid_dim_type", "text_proj"), ("unet", "num_attention_heads", 4),
     ("unet", "time_cond_proj_dim", 256), ("vae", "some_new_setting", "x"), ("vae", "act_fn", "relu"),
     ("vae", "shift_factor", 0.1), ("vae", "latents_mean", [0.0]), ("text_encoder", "hidden_act", "some_new_act"),

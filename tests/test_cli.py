@@ -297,7 +297,7 @@ def test_an_output_that_cannot_be_replaced_leaves_no_unfinished_file(run, single
 
 def test_warnings_of_libraries_are_silent_and_ours_are_one_line(run, monkeypatch, model):
     """A library's warning does not reach the terminal; a warning of p2p_min's own code does."""
-    def load(*arguments):
+    def load(*arguments, **options):
         warnings.warn_explicit("not ours", FutureWarning, "torch/x.py", 1, module="torch.x")
         warnings.warn_explicit("ours", UserWarning, "p2p_min/x.py", 1, module="p2p_min.x")
         return model

@@ -58,8 +58,8 @@ def test_the_run_is_algorithm_1(model, tokenizer, guidance):
     edit, own_edit = p2p.replace(tokenizer, PROMPTS[:2], 0.5), p2p.self_replace(0.25)
     result = paint(model, PROMPTS[:2], edit, own_edit, guidance=guidance, seed=3, negative="snow")
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)).expand(2, -1, -1, -1)
-    P = encode(tokenizer, model.text_encoder, PROMPTS[:2])
-    empty = encode(tokenizer, model.text_encoder, ["snow"] * 2)
+    P = encode(model, PROMPTS[:2]).states
+    empty = encode(model, ["snow"] * 2).states
     times = timesteps(model.schedule, 4)
     with torch.no_grad():
         for i in range(4):
@@ -161,8 +161,8 @@ def test_guidance_1_makes_one_network_call_a_step_and_other_values_two(model, ca
 def test_the_unconditional_call_never_sees_an_edit(model, calls):
     """Of the two calls, the one with the negative prompt's text is plain: its output is that of the bare network."""
     paint(model, PROMPTS, inject, inject, negative="snow")
-    empty = encode(model.tokenizer, model.text_encoder, ["snow"]).expand(3, -1, -1)
-    plain = [call for call in list(calls) if torch.equal(call["context"], empty)]
+    empty = encode(model, ["snow"]).states.expand(3, -1, -1)
+    plain = [call for call in list(calls) if torch.equal(call["context"].states, empty)]
     assert len(plain) == 4 and all(call["edits"] == (None, None) for call in plain)
     call = plain[-1]
     with torch.no_grad():

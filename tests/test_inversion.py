@@ -117,7 +117,7 @@ def test_the_trajectory_is_ddim_upward_at_guidance_1(smooth, inverted, method):
 
     All four methods walk it; they differ in what they do on the way down.
     """
-    inv, P = inverted(method), encode(smooth.tokenizer, smooth.text_encoder, [SOURCE])
+    inv, P = inverted(method), encode(smooth, [SOURCE])
     times = timesteps(smooth.schedule, 6)
     assert inv.latents.shape == (7, 1, 4, 8, 8) and inv.steps == 6
     assert torch.equal(inv.latents[-1], smooth.vae.encode(to_tensor(picture())))
@@ -311,7 +311,7 @@ def losses(model, inv):
 
     z goes on from where the guided steps with the embeddings found really lead, as in Algorithm 1 of Mokady et al.
     """
-    P, begin = encode(model.tokenizer, model.text_encoder, [SOURCE, ""])[:, None]
+    P, begin = encode(model, [SOURCE, ""]).states[:, None]
     times, z, found = timesteps(model.schedule, inv.steps), inv.latents[0], []
 
     def guided(embedding):
@@ -347,7 +347,7 @@ def test_null_text_embeddings_are_what_all_unconditional_rows_see(smooth, invert
     calls.clear()
     paint(smooth, inv)
     for i in range(6):
-        assert torch.equal(calls[2 * i + 1]["context"], inv.unconditional[i].expand(3, -1, -1))
+        assert torch.equal(calls[2 * i + 1]["context"].states, inv.unconditional[i].expand(3, -1, -1))
     assert differ(inv.unconditional[1], inv.unconditional[0])
 
 
@@ -359,12 +359,12 @@ def test_null_text_optimises_until_it_is_enough_and_at_most_ten_times_a_step(smo
     sampled = p2p.prompt_to_prompt(smooth, [SOURCE], steps=3, guidance=1).inversion
     calls.clear()
     with torch.no_grad():
-        context, empty = encode(smooth.tokenizer, smooth.text_encoder, [SOURCE, ""])[:, None]
-        found = inversion.null_text(smooth, sampled.latents, context, timesteps(smooth.schedule, 3), guidance)
+        context, empty = encode(smooth, [SOURCE]), encode(smooth, [""])
+        found = inversion.null_text(smooth, sampled.latents, context, empty, timesteps(smooth.schedule, 3), guidance)
     assert [call["gradients"] for call in calls] == 3 * [False, *[True] * inner, False]
     assert all(len(call["z"]) == 1 for call in calls)
     if inner == 10:                                        # a gradient that keeps its sign: every move is the full rate
-        moved = (found - torch.cat([empty[None], found[:-1]])).abs().amax((1, 2, 3))
+        moved = (found - torch.cat([empty.states[None], found[:-1]])).abs().amax((1, 2, 3))
         assert moved == pytest.approx([0.1 * (1 - i / 6) for i in range(3)], rel=0.05)
 
 
@@ -391,7 +391,7 @@ def test_half_precision(folder, model, dtype, tolerance):
     assert {direct.latents.dtype, null_text.latents.dtype, null_text.unconditional.dtype} == {torch.float32}
     assert torch.equal(paint(half, direct, inject).latents[:1], direct.latents[-1])
     assert paint(half, null_text, guidance=1.5).latents.isfinite().all()
-    empty = encode(model.tokenizer, model.text_encoder, [""])
+    empty = encode(model, [""]).states
     ours, theirs = (inv.unconditional - empty for inv in (null_text, invert(model, "null-text", 2, guidance=1.5)))
     assert (ours - theirs).norm() < tolerance * theirs.norm()
 

@@ -93,7 +93,7 @@ def test_the_map_of_a_word_lies_on_what_it_names(toy):
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
         alpha = toy.schedule.alphas_cumprod[500]
         prompt, seen = world.caption(scene), []
-        context = encode(toy.tokenizer, toy.text_encoder, [prompt])
+        context = encode(toy, [prompt]).states
         with torch.no_grad():
             toy.unet(alpha ** 0.5 * z + (1 - alpha) ** 0.5 * noise, 500, context,
                      lambda M, M_star, t: seen.append(M) or M_star, t=0.5)

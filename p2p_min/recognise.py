@@ -1,0 +1,167 @@
+"""Which Stable Diffusion a single file holds: read from the names and shapes of its tensors, as configs like a folder's."""
+import re
+from typing import NamedTuple
+
+from . import keys
+from .keys import UNET_PREFIX as UNET, VAE_PREFIX as VAE
+
+SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
+PREDICTIONS = ("epsilon", "v_prediction")
+V_SPREAD = 0.09            # of one norm's bias: v-prediction models of 2.x lie above it, the others below (ComfyUI)
+SD2_LAYERS = 23            # of OpenCLIP's 24: SD 2.x reads the last but one, through the final norm
+
+
+class Found(NamedTuple):
+    kind: str              # "SD 1.x", "SD 2.x" or "SDXL"
+    prefixes: dict         # {part: where the names of its tensors begin}
+    configs: dict          # {part: the config that a diffusers folder would have}
+    prediction: str        # "epsilon" or "v_prediction"
+    why: str               # how the prediction is known
+
+
+def recognise(stored, prediction=None):
+    """What an open file holds. Raises ValueError, beginning with a verb, for what is none of the three."""
+    shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}
+    kind, prefixes = family(shapes)
+    prediction, why = choose_prediction(stored, shapes, kind, prediction)
+    configs = dict(unet=unet_config(shapes, kind, prediction), vae=vae_config(shapes, kind))
+    for part in ("text_encoder", "text_encoder_2"):
+        if part in prefixes:
+            configs[part] = (openclip_config if keys.is_openclip(prefixes[part]) else clip_config)(shapes, prefixes[part])
+    if kind == "SD 2.x":
+        layers = configs["text_encoder"]["num_hidden_layers"]
+        configs["text_encoder"]["num_hidden_layers"] = min(layers, SD2_LAYERS)
+    if kind == "SDXL":                                     # it is told the pooled text and six numbers
+        wide = need(shapes, UNET + "label_emb.0.0.weight", 2)[1]
+        configs["unet"] |= dict(
+            addition_embed_type="text_time", projection_class_embeddings_input_dim=wide,
+            addition_time_embed_dim=(wide - configs["text_encoder_2"]["projection_dim"]) // 6)
+    return Found(kind, prefixes, configs, prediction, why)
+
+
+def family(names):
+    """(kind, prefixes) of a checkpoint. Raises ValueError for what is none, saying what it looks like."""
+    starts = lambda prefix: any(name.startswith(prefix) for name in names)
+    if any("lora" in name.lower() for name in names):
+        raise ValueError("is a LoRA, which changes a checkpoint and is none; LoRAs are out of p2p_min's scope")
+    if starts("conditioner.embedders.0.model.") and starts(UNET + "label_emb."):
+        raise ValueError("is SDXL's refiner, which p2p_min does not run; give the base model")
+    if starts(UNET + "input_blocks."):
+        for kind, encoders in keys.LAYOUTS:
+            if all(map(starts, encoders.values())):
+                return kind, dict(unet=UNET, vae=VAE, **encoders)
+        raise ValueError("has a UNet but no text encoder that p2p_min knows; give a complete checkpoint")
+    if any(map(starts, ("down_blocks.", "encoder.", "decoder.", "text_model."))):
+        raise ValueError("is one part of a model alone; give the diffusers folder that holds unet/, vae/, text_encoder/, …")
+    raise ValueError("is no Stable Diffusion 1.x, 2.x or XL checkpoint in the original layout; its first tensors are "
+                     + keys.some(names))
+
+
+def choose_prediction(stored, shapes, kind, given):
+    """What the UNet predicts, and how that is known: shapes cannot tell."""
+    if "ztsnr" in shapes:
+        raise ValueError("was trained to zero terminal SNR (it has a tensor named ztsnr), which p2p_min does not implement")
+    if given is not None:
+        return given, "as given"
+    if "v_pred" in shapes:
+        return "v_prediction", "it has a tensor named v_pred"
+    said = (stored.metadata() or {}).get("modelspec.prediction_type")
+    if said in ("epsilon", "v"):
+        return PREDICTIONS[said == "v"], "its metadata say so"
+    if kind != "SD 2.x":
+        return "epsilon", f"as {kind} has it, unless --prediction says otherwise"
+    blocks = numbers(shapes, UNET + "output_blocks.#.1.transformer_blocks.0.norm1.bias")
+    if not blocks:
+        raise ValueError("has a UNet without attention on its way up")
+    bias = stored.get_tensor(f"{UNET}output_blocks.{blocks[-1]}.1.transformer_blocks.0.norm1.bias")
+    spread = bias.float().std(unbiased=False).item()
+    return PREDICTIONS[spread > V_SPREAD], (f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}, unless "
+                                            "--prediction says otherwise")
+
+
+def unet_config(shapes, kind, prediction):
+    size = lambda name, dims: need(shapes, UNET + name, dims)
+    depth = lambda layer: len(numbers(shapes, f"{UNET}{layer}.1.transformer_blocks.#."))
+    downs = [[]]                                           # the layers of each block
+    for i in numbers(shapes, UNET + "input_blocks.#.")[1:]:
+        if f"{UNET}input_blocks.{i}.0.op.weight" in shapes:                    # halves the size: the block ends here
+            downs.append([])
+        else:
+            downs[-1].append(f"input_blocks.{i}")
+    if not all(downs):
+        raise ValueError("has a UNet with an empty block")
+    channels = [size(f"{block[0]}.0.out_layers.3.weight", 4)[0] for block in downs]
+    below = iter(f"output_blocks.{i}" for i in range(len(shapes)))
+    ups = [[depth(next(below)) for _ in range(len(block) + 1)] for block in reversed(downs)]
+    downs, mid = [[depth(layer) for layer in block] for block in downs], depth("middle_block")
+    layers = [block if any(block) else 1 for block in downs]                   # the last one's count for the middle too
+    if not any(downs[-1]):
+        layers[-1] = mid or 1
+    elif mid not in (0, downs[-1][0]):
+        raise ValueError(f"has a UNet whose middle has {mid} transformer layers where its last block has {downs[-1][0]}")
+    attends = next((name for name in shapes if name.startswith(UNET) and name.endswith(".attn2.to_k.weight")), None)
+    if attends is None:
+        raise ValueError("has a UNet without cross-attention")
+    linear = len(shapes.get(re.sub(r"transformer_blocks.*", "proj_in.weight", attends), ())) == 2
+    middle = any(name.startswith(UNET + "middle_block.") for name in shapes)
+    return dict(
+        in_channels=size("input_blocks.0.0.weight", 4)[1], out_channels=size("out.2.weight", 4)[0],
+        block_out_channels=channels, layers_per_block=list(map(len, downs)), cross_attention_dim=need(shapes, attends, 2)[1],
+        down_block_types=["CrossAttnDownBlock2D" if any(block) else "DownBlock2D" for block in downs],
+        up_block_types=["CrossAttnUpBlock2D" if any(block) else "UpBlock2D" for block in ups],
+        mid_block_type="UNetMidBlock2DCrossAttn" if mid else "UNetMidBlock2D" if middle else None,
+        transformer_layers_per_block=layers,
+        reverse_transformer_layers_per_block=[block if any(block) else 1 for block in ups],
+        use_linear_projection=linear, attention_head_dim=[n // 64 for n in channels] if linear else 8,
+        upcast_attention=kind == "SD 2.x",
+        sample_size=128 if kind == "SDXL" else 96 if (kind, prediction) == ("SD 2.x", "v_prediction") else 64)
+
+
+def vae_config(shapes, kind):
+    blocks = numbers(shapes, VAE + "encoder.down.#.")
+    return dict(
+        block_out_channels=[need(shapes, f"{VAE}encoder.down.{i}.block.0.conv2.weight", 4)[0] for i in blocks],
+        layers_per_block=len(numbers(shapes, VAE + "encoder.down.0.block.#.")),
+        latent_channels=need(shapes, VAE + "quant_conv.weight", 4)[0] // 2,
+        down_block_types=["DownEncoderBlock2D"] * len(blocks), up_block_types=["UpDecoderBlock2D"] * len(blocks),
+        mid_block_add_attention=VAE + "encoder.mid.attn_1.q.weight" in shapes, force_upcast=kind == "SDXL",
+        scaling_factor=0.13025 if kind == "SDXL" else 0.18215)
+
+
+def clip_config(shapes, prefix):
+    size = lambda name: need(shapes, prefix + name, 2)
+    return text_config(size("embeddings.token_embedding.weight"), size("embeddings.position_embedding.weight"),
+                       size("encoder.layers.0.mlp.fc1.weight"), numbers(shapes, prefix + "encoder.layers.#."), "quick_gelu")
+
+
+def openclip_config(shapes, prefix):
+    size = lambda name: need(shapes, prefix + name, 2)
+    config = text_config(size("token_embedding.weight"), size("positional_embedding"),
+                         size("transformer.resblocks.0.mlp.c_fc.weight"),
+                         numbers(shapes, prefix + "transformer.resblocks.#."), "gelu")
+    if prefix + "text_projection.weight" in shapes:        # a linear layer's, the other way round
+        config["projection_dim"] = size("text_projection.weight")[0]
+    elif prefix + "text_projection" in shapes:
+        config["projection_dim"] = size("text_projection")[1]
+    return config
+
+
+def text_config(tokens, positions, inner, layers, activation):
+    return dict(vocab_size=tokens[0], hidden_size=tokens[1], num_hidden_layers=len(layers), projection_dim=tokens[1],
+                num_attention_heads=tokens[1] // 64, hidden_act=activation, max_position_embeddings=positions[0],
+                intermediate_size=inner[0])
+
+
+def numbers(names, pattern):
+    """The sorted numbers that stand at the # of `pattern` in the names that begin with it."""
+    pattern = re.compile(re.escape(pattern).replace(r"\#", r"(\d+)"))
+    return sorted({int(match[1]) for match in map(pattern.match, names) if match})
+
+
+def need(shapes, name, dims):
+    """The shape of a tensor that must be there."""
+    if name not in shapes:
+        raise ValueError(f"lacks {name}")
+    if len(shapes[name]) != dims:
+        raise ValueError(f"has a tensor {name} of shape {shapes[name]}, which should have {dims} dimensions")
+    return shapes[name]

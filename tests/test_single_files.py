@@ -1,0 +1,349 @@
+"""Single files in the original layouts: what they are is recognised and said in one line; all of them is used or refused."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file
+
+import originals
+import p2p_min as p2p
+from originals import UNET, fill, write
+from p2p_min.__main__ import main
+from test_checkpoint import refused
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+LAST_NORM = UNET + "output_blocks.3.1.transformer_blocks.0.norm1.bias"
+PROMPTS = ["a red bicycle", "a blue car on snow"]
+
+
+@pytest.fixture(scope="module")
+def words(tokenizer, tmp_path_factory):
+    """A folder with the tokenizer."""
+    folder = tmp_path_factory.mktemp("words")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tensors(tokenizer):
+    """kind -> {name: tensor} of a whole file, as new: SD 1.x of mixed precision, SDXL in fp16."""
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            make = dict(sd1=originals.sd1, sd2=originals.sd2, sdxl=originals.sdxl)[kind.removesuffix("-v")]
+            found = fill(make(len(tokenizer)), dtype=torch.float16 if kind == "sdxl" else torch.float32)
+            if kind == "sd1":
+                found = {name: tensor.half() if name.startswith(UNET) else tensor for name, tensor in found.items()}
+            if kind == "sd2":
+                found[LAST_NORM] = found[LAST_NORM] / 10
+            made[kind] = found
+        return dict(made[kind])
+    return get
+
+
+@pytest.fixture(scope="module")
+def files(tensors, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    get = lambda kind: folder / f"{kind}.safetensors"
+    return lambda kind: get(kind) if get(kind).exists() else write(get(kind), tensors(kind))
+
+
+@pytest.fixture(scope="module")
+def loaded(files, words):
+    made = {}
+    return lambda kind: made.get(kind) or made.setdefault(kind, p2p.load(files(kind), "cpu", tokenizer=words))
+
+
+def same(a, b, parts=PARTS):
+    """The same tensors under the same names in all parts."""
+    for part in parts:
+        ours, theirs = ({} if getattr(model, part) is None else getattr(model, part).state_dict() for model in (a, b))
+        assert ours.keys() == theirs.keys(), part
+        for name, tensor in ours.items():
+            assert torch.equal(tensor, theirs[name]), name
+
+
+# ---- what is recognised, and how it is said ------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind, about", [
+    ("sd1", "SD 1.x, epsilon: as SD 1.x has it, unless --prediction says otherwise"),
+    ("sd2", "SD 2.x, epsilon: judged by the spread of one norm, 0.0"),
+    ("sd2-v", "SD 2.x, v_prediction: judged by the spread of one norm, 0.2"),
+    ("sdxl", "SDXL, epsilon: as SDXL has it, unless --prediction says otherwise")])
+def test_what_a_file_is_taken_for_is_said_in_one_line(loaded, kind, about):
+    """Kind, prediction, and how the prediction is known."""
+    assert loaded(kind).about.startswith(about) and "\n" not in loaded(kind).about
+    assert loaded(kind).schedule.prediction == about.split(", ")[1].split(":")[0]
+
+
+def test_the_command_line_says_what_a_file_is(files, words, tmp_path, capsys):
+    """On standard output, with the path; --prediction and --tokenizer reach the loader."""
+    assert main(["a red car", "a blue car", "--model", str(files("sd1")), "--tokenizer", str(words), "--steps", "1",
+                 "--height", "16", "--width", "16", "--prediction", "v_prediction", "--device", "cpu",
+                 "--out", str(tmp_path / "out.png")]) == 0
+    assert f"{files('sd1')} (SD 1.x, v_prediction: as given) on cpu, float32\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind, mark, metadata, given, prediction, why", [
+    ("sd1", None, None, "v_prediction", "v_prediction", "as given"),
+    ("sd2-v", "v_pred", None, "epsilon", "epsilon", "as given"),
+    ("sd2", "v_pred", None, None, "v_prediction", "it has a tensor named v_pred"),
+    ("sd1", "v_pred", "epsilon", None, "v_prediction", "it has a tensor named v_pred"),
+    ("sd2", None, "v", None, "v_prediction", "its metadata say so"),
+    ("sd2-v", None, "epsilon", None, "epsilon", "its metadata say so"),
+    ("sd2-v", None, "something", None, "v_prediction", "judged by")])
+def test_a_prediction_is_given_or_marked_before_it_is_judged(tensors, words, tmp_path, kind, mark, metadata, given,
+                                                             prediction, why):
+    """--prediction, then a tensor named v_pred, then the file's metadata, then the statistic."""
+    marked = tensors(kind) | ({mark: torch.zeros(0)} if mark else {})
+    file = write(tmp_path / "file.safetensors", marked, metadata and {"modelspec.prediction_type": metadata})
+    model = p2p.load(file, "cpu", prediction=given, tokenizer=words)
+    assert model.schedule.prediction == prediction and f", {prediction}: {why}" in model.about
+
+
+def test_a_prediction_that_there_is_not_is_named(files, folder):
+    """Of a folder and of a file."""
+    for path in (files("sd1"), folder):
+        refused(path, "epsilon or v_prediction", "'sample'", prediction="sample")
+
+
+def test_a_folders_prediction_may_be_overruled(folder):
+    """As with a file."""
+    assert p2p.load(folder, "cpu", prediction="v_prediction").schedule.prediction == "v_prediction"
+
+
+SLIM = {                               # the name; of what the middle has: attentions, or None for no middle at all
+    "SSD-1B": (dict(down=[[0, 0], [2, 2], [4, 4]], middle=0, up=[[4, 4, 10], [2, 1, 1], [0, 0, 0]]), 0),
+    "Vega": (dict(down=[[0, 0], [1, 1], [2, 2]], middle=0, up=[[2, 2, 2], [1, 1, 1], [0, 0, 0]]), 0),
+    "KOALA-700M": (dict(down=[[0], [2], [5]], middle=None, up=[[5, 5], [2, 2], [0, 0]]), None),
+    "KOALA-1B": (dict(down=[[0], [2], [6]], middle=6, up=[[6, 6], [2, 2], [0, 0]]), 1)}
+
+
+@pytest.mark.parametrize("name", SLIM)
+def test_slimmed_files_are_recognised(tokenizer, words, tmp_path, name):
+    """Other depths on the way up than down, fewer layers, less of a middle or none: every tensor finds its place."""
+    shape, middle = SLIM[name]
+    slim = fill(originals.sdxl(len(tokenizer), widths=(64, 64, 64), **shape))
+    model = p2p.load(write(tmp_path / "slim.safetensors", slim), "cpu", tokenizer=words)
+    assert [[len(a.transformer_blocks) for a in block.attentions] for block in model.unet.up_blocks] == [
+        [n for n in depths if n] for depths in shape["up"]]
+    assert (model.unet.mid_block and len(model.unet.mid_block.attentions)) == middle
+
+
+def test_layouts_that_differ_in_names_alone_are_the_same_model(tensors, words, loaded, tmp_path):
+    """Old merges without text_model.; SD Turbo in SDXL's layout; a folder's 23 layers written out; a linear projection."""
+    def check(kind, change):
+        same(p2p.load(write(tmp_path / f"{kind}.safetensors", change(tensors(kind))), "cpu", tokenizer=words), loaded(kind))
+    check("sd1", lambda t: {name.replace("transformer.text_model.", "transformer."): tensor for name, tensor in t.items()})
+    check("sd2", lambda t: {name.replace("cond_stage_model.", "conditioner.embedders.0."): t[name] for name in t})
+    check("sd2-v", lambda t: {name: tensor for name, tensor in t.items() if ".resblocks.23." not in name})
+    projection = "conditioner.embedders.1.model.text_projection"
+    check("sdxl", lambda t: t | {projection + ".weight": t.pop(projection).T.contiguous()})
+
+
+def test_vae_attention_may_be_stored_as_matrices(tensors, words, loaded, tmp_path):
+    """As some tools save it, where others have 1×1 convolutions; but not in any shape of as many numbers."""
+    flat = {name: tensor.flatten(1) if ".attn_1." in name and tensor.ndim == 4 else tensor
+            for name, tensor in tensors("sd1").items()}
+    same(p2p.load(write(tmp_path / "file.safetensors", flat), "cpu", tokenizer=words), loaded("sd1"))
+    name = "first_stage_model.encoder.mid.attn_1.q.weight"
+    bent = write(tmp_path / "bent.safetensors", flat | {name: flat[name].reshape(32, 8, 4, 1)})
+    refused(bent, name, "(32, 8, 4, 1), not (32, 32)", tokenizer=words)
+
+
+def test_every_encoder_has_its_own_padding(loaded, tokenizer, files, tmp_path):
+    """CLIP is padded with the end token, OpenCLIP with "!", whatever the tokenizer that was found says."""
+    end, mark = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("!")
+    assert loaded("sd1").tokenizer.pad_token_id == loaded("sdxl").tokenizer.pad_token_id == end
+    assert loaded("sd2").tokenizer.pad_token_id == loaded("sdxl").tokenizer_2.pad_token_id == mark
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": "!"}))
+    assert p2p.load(files("sd1"), "cpu", tokenizer=tmp_path).tokenizer.pad_token_id == end
+
+
+# ---- what else is in a file ----------------------------------------------------------------------------------------
+
+RESTS = ("model_ema.decay", "model_ema.num_updates", "model_ema.diffusion_modeltime_embed0weight", "betas", "alphas_cumprod",
+         "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod",
+         "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance", "posterior_log_variance_clipped",
+         "posterior_mean_coef1", "posterior_mean_coef2", "logvar", "lvlb_weights", "scale_factor", "denoiser.sigmas",
+         "global_step",
+         "optimizer_states.0.state.0.exp_avg", "lr_schedulers.0.last_epoch", "cond_stage_model.logit_scale", "v_pred",
+         "first_stage_model.loss.discriminator.main.0.weight", "first_stage_model.loss.logvar",
+         "first_stage_model.model_ema.decay", "cond_stage_model.transformer.text_model.embeddings.position_ids",
+         "cond_stage_model.transformer.text_projection.weight")
+
+
+def test_averages_schedules_and_what_training_left_are_skipped(tensors, words, loaded, tmp_path):
+    """An unpruned file is the pruned one: of any dtype, finite or not."""
+    rests = {name: torch.full((2,), float("nan")) if i % 2 else torch.arange(2) for i, name in enumerate(RESTS)}
+    same(p2p.load(write(tmp_path / "full.safetensors", tensors("sd1") | rests), "cpu", tokenizer=words), loaded("sd1"))
+
+
+@pytest.mark.parametrize("name", [
+    "stranger", "alphas", "alphas_cumprod_stranger", "model_emaX", "edm_mean", "logvar.stranger", UNET + "stranger",
+    UNET + "label_emb.0.0.weight", UNET + "output_blocks.2.9.conv.weight",
+    UNET + "input_blocks.1.1.transformer_blocks.0.norm4.bias",
+    "first_stage_model.encoder.down.0.attn.0.q.weight", "cond_stage_model.transformer.text_model.stranger",
+    "cond_stage_model.transformer.vision_model.stranger", "depth_model.stranger", "a\nb"])
+def test_any_other_tensor_is_refused_by_name(tensors, words, tmp_path, name):
+    """At the top, in each part; nothing is dropped because a pattern is loose."""
+    file = write(tmp_path / "file.safetensors", tensors("sd1") | {name: torch.zeros(2)})
+    refused(file, str(file), "does not know", ascii(name)[1:-1], tokenizer=words)
+
+
+def test_of_the_text_layers_that_are_read_no_tensor_is_skipped(tensors, words, tmp_path):
+    """SD 2.x leaves its last layer out, and that one alone."""
+    name = "cond_stage_model.model.transformer.resblocks.22.stranger"
+    refused(write(tmp_path / "file.safetensors", tensors("sd2") | {name: torch.zeros(2)}), "does not know", name, tokenizer=words)
+
+
+@pytest.mark.parametrize("gone", [
+    UNET + "out.2.weight", UNET + "middle_block.1.norm.bias", UNET + "input_blocks.0.0.weight",
+    "first_stage_model.quant_conv.weight", "first_stage_model.decoder.up.0.block.1.conv1.bias",
+    "cond_stage_model.transformer.text_model.final_layer_norm.weight",
+    "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"])
+def test_a_tensor_that_is_missing_is_named(tensors, words, tmp_path, gone):
+    """As in folders: nothing is filled with noise."""
+    spoilt = tensors("sd1")
+    del spoilt[gone]
+    file = write(tmp_path / "file.safetensors", spoilt)
+    refused(file, str(file), "lacks", gone, tokenizer=words)
+
+
+def test_sdxl_without_its_sizes_and_the_wrong_shapes_are_named(tensors, words, tmp_path):
+    """What the recognition itself needs, missing or with other dimensions."""
+    without = {name: tensor for name, tensor in tensors("sdxl").items() if "label_emb" not in name}
+    refused(write(tmp_path / "a.safetensors", without), "lacks", "label_emb.0.0.weight", tokenizer=words)
+    for i, name in enumerate([UNET + "input_blocks.0.0.weight", UNET + "label_emb.0.0.weight",
+                              "first_stage_model.quant_conv.weight", "conditioner.embedders.1.model.positional_embedding"]):
+        spoilt = tensors("sdxl") | {name: torch.zeros(3)}
+        refused(write(tmp_path / f"{i}.safetensors", spoilt), name, "(3,)", "dimensions", tokenizer=words)
+    name = "conditioner.embedders.1.model.transformer.resblocks.1.attn.in_proj_bias"
+    refused(write(tmp_path / "b.safetensors", tensors("sdxl") | {name: torch.tensor(1.0)}), name, "cannot be read", tokenizer=words)
+
+
+# ---- what is no Stable Diffusion that p2p_min runs -----------------------------------------------------------------
+
+REFUSED = {
+    "LoRA": (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"], "LoRAs are out of p2p_min's scope"),
+    "LoRA of diffusers": (["unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"], "LoRAs are out of p2p_min's scope"),
+    "refiner": (["conditioner.embedders.0.model.ln_final.weight", UNET + "label_emb.0.0.weight",
+                 UNET + "input_blocks.0.0.weight"], "refiner, which p2p_min does not run"),
+    "a folder's UNet": (["down_blocks.0.resnets.0.norm1.weight", "conv_in.weight"],
+                        "one part of a model alone; give the diffusers folder"),
+    "a VAE": (["encoder.conv_in.weight", "decoder.conv_in.weight"], "one part of a model alone"),
+    "a text encoder": (["text_model.final_layer_norm.weight"], "one part of a model alone"),
+    "a UNet alone": ([UNET + "input_blocks.0.0.weight"], "no text encoder that p2p_min knows"),
+    "SD 3": (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "no Stable Diffusion 1.x, 2.x or XL"),
+    "something": (["emb_params"], "its first tensors are emb_params"), "nothing": ([], "no Stable Diffusion")}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_file_of_another_kind_is_refused_by_what_it_is(tmp_path, what):
+    """One sentence that begins with the file, and needs no tokenizer to be said."""
+    names, says = REFUSED[what]
+    file = write(tmp_path / "file.safetensors", {name: torch.zeros(2, 2) for name in names})
+    assert refused(file, says).startswith(f"{file} ")
+
+
+def test_a_model_trained_to_zero_terminal_snr_is_refused(tensors, words, tmp_path):
+    """Its schedule is another one; asking for a prediction does not change that."""
+    file = write(tmp_path / "file.safetensors", tensors("sd1") | {"ztsnr": torch.zeros(0), "v_pred": torch.zeros(0)})
+    refused(file, "zero terminal SNR", tokenizer=words)
+    refused(file, "zero terminal SNR", tokenizer=words, prediction="v_prediction")
+
+
+def test_inpainting_models_are_refused(tokenizer, words, tmp_path):
+    """Nine channels in, of which p2p_min would know four."""
+    file = write(tmp_path / "file.safetensors", fill(originals.sd1(len(tokenizer), inputs=9)))
+    refused(file, str(file), "9", "inpainting", tokenizer=words)
+
+
+def test_quantised_files_are_refused(tensors, words, tmp_path):
+    """fp8 and int8 are not silently read as if they were the numbers."""
+    for dtype in (torch.float8_e4m3fn, torch.int8):
+        name = UNET + "out.2.weight"
+        file = write(tmp_path / "file.safetensors", tensors("sd1") | {name: tensors("sd1")[name].to(dtype)})
+        refused(file, str(file), name, str(dtype), tokenizer=words)
+
+
+def test_a_pickled_file_is_refused_unread(tmp_path):
+    """By its name: it is not opened."""
+    (tmp_path / "sd.ckpt").write_bytes(b"\x80")
+    refused(tmp_path / "sd.ckpt", "pickled", "safetensors")
+
+
+# ---- the tokenizer -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("place", ["tokenizer", ".", "sd1/tokenizer"])
+def test_the_tokenizer_beside_the_file_is_found(files, tokenizer, tmp_path, monkeypatch, place):
+    """In a folder tokenizer/, in the file's own folder, in that of a folder with the file's name."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    (tmp_path / "sd1.safetensors").symlink_to(files("sd1"))
+    tokenizer.save_pretrained(tmp_path / place)
+    model = p2p.load(tmp_path / "sd1.safetensors", "cpu")
+    assert model.tokenizer(PROMPTS).input_ids == tokenizer(PROMPTS).input_ids and model.tokenizer.model_max_length == 77
+
+
+def test_the_tokenizer_of_the_hubs_cache_is_found(files, tokenizer, tmp_path, monkeypatch):
+    """vocab.json and merges.txt of CLIP, as any use of Stable Diffusion leaves them there; without a word to the network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--openai--clip-vit-large-patch14"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (snapshot / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+    refused(files("sd1"), "without a tokenizer", error=FileNotFoundError)              # half of it is not enough
+    (snapshot / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{' '.join(pair)}\n" for pair in bpe["merges"]))
+    assert p2p.load(files("sd1"), "cpu").tokenizer(PROMPTS).input_ids == tokenizer(PROMPTS).input_ids
+
+
+def test_without_a_tokenizer_the_message_says_what_to_download_and_where_to_put_it(files, tmp_path, monkeypatch):
+    """The two files, from where, into which folder, or which option."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    refused(files("sd1"), str(files("sd1")), "vocab.json and merges.txt",
+            "https://huggingface.co/openai/clip-vit-large-patch14", str(files("sd1").parent / "tokenizer"), "--tokenizer",
+            error=FileNotFoundError)
+    refused(files("sd1"), str(tmp_path), "neither tokenizer.json nor", error=FileNotFoundError, tokenizer=tmp_path)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tensors, words, tmp_path):
+    """More tokens than the text encoder has embeddings for."""
+    name = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+    file = write(tmp_path / "file.safetensors", tensors("sd1") | {name: torch.zeros(100, 64)})
+    refused(file, "tokens, the text encoder 100", tokenizer=words)
+
+
+# ---- dtypes and memory ---------------------------------------------------------------------------------------------
+
+def test_sdxls_vae_stays_in_float32(files, words):
+    """It overflows in fp16; the rest is what was asked for."""
+    model = p2p.load(files("sdxl"), "cpu", "float16", tokenizer=words)
+    assert model.dtype == torch.float16 and model.vae.quant_conv.weight.dtype == torch.float32
+    for part in (model.unet, model.text_encoder, model.text_encoder_2):
+        assert {parameter.dtype for parameter in part.parameters()} == {torch.float16}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's table of mapped files")
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_parameters_are_the_mapped_file_where_the_dtype_agrees(loaded, files, part):
+    """No second copy of the weights, nor of the thirds of a fused projection."""
+    network = getattr(loaded("sd2"), part)
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(files("sd2")))]
+    ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+    for name, parameter in network.named_parameters():
+        assert any(a <= parameter.data_ptr() < b for a, b in ranges), name
+
+
+def test_values_are_the_files_own(files, loaded):
+    """Converted, where the file is fp16, and otherwise untouched."""
+    stored = load_file(files("sd1"))
+    assert torch.equal(loaded("sd1").unet.conv_out.weight, stored[UNET + "out.2.weight"].float())
+    assert torch.equal(loaded("sd1").vae.quant_conv.weight, stored["first_stage_model.quant_conv.weight"])

@@ -4,7 +4,10 @@ from .checkpoint import load
 from .editing import prompt_to_prompt
 from .edits import auto, refine, replace, reweight, self_replace
 from .inversion import Inversion, invert
+from .maps import Recorder
+from .page import explorer
+from .show import word_sheet
 
-__all__ = ["Inversion", "LocalBlend", "auto", "invert", "load", "prompt_to_prompt", "refine", "replace", "reweight",
-           "self_replace"]
+__all__ = ["Inversion", "LocalBlend", "Recorder", "auto", "explorer", "invert", "load", "prompt_to_prompt", "refine",
+           "replace", "reweight", "self_replace", "word_sheet"]
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 import p2p_min as p2p
 from p2p_min.inversion import METHODS
 from p2p_min.pictures import fit, read
-from p2p_min.show import sheet
+from p2p_min.show import png, sheet
 
 EXAMPLES = """
 examples (with the small model that comes with p2p_min):
@@ -29,6 +29,8 @@ examples (with the small model that comes with p2p_min):
       local edit: outside of what the word lights up, the picture stays the source's
   python -m p2p_min "a red car on the beach" "a blue car on the beach" --image car.png
       a picture of your own, inverted first; add --mask mask.png to say where it may change
+  python -m p2p_min "a big red bicycle" "a big red car" --page p2p.html
+      a page for the browser: point at a word and see its pixels, step by step
 
 A window may be given instead of a fraction (--cross-steps 0.2,0.7) and per word of the target
 (--cross-steps 0.8 --cross-steps car=0.4). Both at 0 paint the prompts from one noise without any injection.
@@ -78,6 +80,8 @@ def arguments():
     add("--size", metavar="PIXELS", help="of --image: its shorter side, or WIDTHxHEIGHT (the model's own); cropped to fit")
     add("--invert", metavar="METHOD", choices=METHODS, help=f"of --image: {', '.join(METHODS)} (direct)")
     add("--mask", metavar="FILE", type=Path, help="a picture as large as --image, white where something may change")
+    add("--maps", metavar="FILE", type=Path, help="what every word looks at, as one picture, a PNG")
+    add("--page", metavar="FILE", type=Path, help="the maps of every step as a page to explore in a browser, one .html file")
     add("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
     add("--dtype", help="float32, float16 or bfloat16 (as stored; float32 on the cpu)")
     return parser
@@ -177,16 +181,41 @@ def open_mask(path, picture, size, factor):
     return mask
 
 
+def check_outputs(args):
+    names = {}
+    for option, suffix, why in (("out", ".png", " (the parameters are kept in the PNG's text)"), ("maps", ".png", ""),
+                                ("page", ".html", "")):
+        path = getattr(args, option)
+        if path is None:
+            continue
+        if path.suffix.lower() != suffix:
+            raise ValueError(f"--{option} must end in {suffix}{why}, not {path}")
+        if not path.parent.is_dir():
+            raise ValueError(f"the folder {path.parent} of --{option} does not exist")
+        if not os.access(path.parent, os.W_OK):
+            raise ValueError(f"--{option}: nothing can be written in the folder {path.parent}")
+        if path.is_dir():
+            raise ValueError(f"--{option} {path} is a folder")
+        if names.setdefault(path.resolve(), option) != option:
+            raise ValueError(f"--{option} and --{names[path.resolve()]} are the same file, {path}")
+
+
+def write(path, content):
+    """The bytes as a file, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    print(path)
+
+
 def run(args, command):
     """Raises ValueError or OSError for whatever the user can mend."""
-    if args.out.suffix.lower() != ".png":
-        raise ValueError(f"--out must end in .png (the parameters are kept in the PNG's text), not {args.out}")
-    if args.out.parent.is_dir() and not os.access(args.out.parent, os.W_OK):
-        raise ValueError(f"--out: nothing can be written in the folder {args.out.parent}")
-    if args.out.is_dir():
-        raise ValueError(f"--out {args.out} is a folder")
-    if not args.out.parent.is_dir():
-        raise ValueError(f"the folder {args.out.parent} of --out does not exist")
+    check_outputs(args)
     if args.subtract and not args.blend:
         raise ValueError("--subtract needs --blend")
     check_image_options(args)
@@ -208,6 +237,8 @@ def run(args, command):
     blend = None
     if args.blend or args.mask:
         blend = p2p.LocalBlend(model.tokenizer, prompts, blend_words, subtract, mask=mask)
+    recorder = p2p.Recorder(model.tokenizer, prompts, per_step=args.page is not None)
+    watched = args.maps is not None or args.page is not None
     inversion, progress = None, sys.stderr.isatty()
     if picture is not None:
         inversion = p2p.invert(model, picture, args.source, args.invert or "direct", args.steps, args.guidance, size=size,
@@ -215,8 +246,9 @@ def run(args, command):
         height, width = (n * model.vae.factor for n in inversion.latents.shape[-2:])
         print(f"{args.image}: {picture.width} × {picture.height} taken as {width} × {height}, inverted ({inversion.method})")
     result = p2p.prompt_to_prompt(
-        model, prompts, edit, p2p.self_replace(own), blend=blend, negative=args.negative, steps=args.steps,
-        guidance=args.guidance, seed=args.seed, height=args.height, width=args.width, inversion=inversion, progress=progress)
+        model, prompts, recorder(edit) if watched else edit, p2p.self_replace(own), blend=blend, negative=args.negative,
+        steps=args.steps, guidance=args.guidance, seed=args.seed, height=args.height, width=args.width, inversion=inversion,
+        watch=recorder.watch if watched else None, progress=progress)
 
     info = PngInfo()
     info.add_text("parameters", json.dumps({
@@ -225,19 +257,15 @@ def run(args, command):
     info.add_text("command", command)
     captions = [prompt + "".join(f"  [{word}={c:g}]" for word, c in of_target.items())
                 for prompt, of_target in zip(prompts, [{}, *target_weights])]
-    pictures = [(args.out, sheet(result.images, captions))]
+    files = {args.out: png(sheet(result.images, captions), info)}
     if args.singles:
-        pictures += [(args.out.with_name(f"{args.out.stem}-{i}.png"), image) for i, image in enumerate(result.images)]
-    for path, picture in pictures:
-        unfinished = path.with_name(f".{path.name}.part")
-        try:
-            picture.save(unfinished, format="PNG", pnginfo=info)
-            os.replace(unfinished, path)
-        except OSError as error:
-            raise ValueError(f"{path} cannot be written: {error.strerror}") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
-        print(path)
+        files |= {args.out.with_name(f"{args.out.stem}-{i}.png"): png(image, info) for i, image in enumerate(result.images)}
+    if args.maps is not None:
+        files[args.maps] = png(p2p.word_sheet(recorder, result.images), info)
+    if args.page is not None:
+        files[args.page] = p2p.explorer(model, result, recorder, command).encode()
+    for path, content in files.items():
+        write(path, content)
 
 
 def show_warning(message, category, filename, lineno, file=None, line=None):

@@ -7,7 +7,8 @@
     M_hat   like M_star: what the targets use in its place
 
 The keys of a cross-attention map are text tokens, those of a self-attention map are pixels, row by row.
-An edit may have a method `active(height, width, t) -> bool`; where it says no, no map is made.
+An edit may have a method `active(height, width, t) -> bool`; where it says no, no map is made. One that only looks at
+the maps, and may leave the run exactly as it is, has `looks_on(height, width, t) -> bool`; see `Watching`.
 """
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ def attend(q, k, v, size, edit=None, t=None):
     M, M_star = maps[0], maps[1:]
     source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may write into M
     M_hat = apply(edit, M, M_star, t)
+    if looks_on(edit, size, t):
+        return F.scaled_dot_product_attention(q, k, v)
     targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:]
     return torch.cat([source[None], targets])
 
@@ -53,6 +56,42 @@ def wants(edit, size, t):
     """Whether `edit` is to be called for maps of this size at time t. A plain function always is."""
     active = getattr(edit, "active", None)
     return edit is not None and (active is None or active(*size, t))
+
+
+def looks_on(edit, size, t):
+    """Whether `edit`, which wants these maps, only looks at them: then all is as if there were no edit, to the bit."""
+    return hasattr(edit, "looks_on") and edit.looks_on(*size, t)
+
+
+class Watching:
+    """An edit that does as `edit` does (None: nothing), and shows the maps of some sizes to note(M, M_star, M_hat, t).
+
+    sizes  sizes(height, width) -> bool: which
+    """
+
+    def __init__(self, edit, sizes, note):
+        self.edit, self.sizes, self.note = edit, sizes, note
+
+    def active(self, height, width, t):
+        return self.sizes(height, width) or wants(self.edit, (height, width), t)
+
+    def looks_on(self, height, width, t):
+        return not wants(self.edit, (height, width), t) or looks_on(self.edit, (height, width), t)
+
+    def __call__(self, M, M_star, t):
+        if not self.sizes(*M.shape[1:3]):
+            return apply(self.edit, M, M_star, t)
+        before = M.clone(), M_star.clone()                 # an edit may write into them
+        M_hat = apply(self.edit, M, M_star, t)
+        self.note(*before, M_hat, t)
+        return M_hat
+
+
+def watch(edit, sizes, note):
+    """`edit` as a `Watching` one; of {name prefix: edit} every one, and the attentions that no prefix names too."""
+    if not isinstance(edit, dict):
+        return Watching(edit, sizes, note)
+    return {prefix: Watching(each, sizes, note) for prefix, each in {"": None, **edit}.items()}
 
 
 class Attention(nn.Module):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .align import find
-from .attention import apply, wants
+from .attention import watch
 from .layers import is_number
 from .pictures import to_rgb
 
@@ -53,7 +53,7 @@ class LocalBlend:
         size = min(sizes, key=lambda s: abs(min(s) - wanted))
         sums = {}                                          # "words", "subtract" -> (prompts, height, width)
 
-        def note(M, M_hat):
+        def note(M, M_star, M_hat, t):
             if len(M_hat) + 1 != len(self.words):
                 raise ValueError(f"this blend was built for {len(self.words)} prompts; the run has {len(M_hat) + 1}")
             maps = torch.cat([M[None], M_hat]).float().mean(1)                       # (prompts, height, width, keys)
@@ -76,27 +76,7 @@ class LocalBlend:
 
         if self.words is None:
             return cross_edit, blend
-        if not isinstance(cross_edit, dict):
-            return Watching(cross_edit, size, note), blend
-        return {prefix: Watching(edit, size, note) for prefix, edit in {"": None, **cross_edit}.items()}, blend
-
-
-class Watching:
-    """An edit that does as `edit` does, and shows every map of one size to `note`."""
-
-    def __init__(self, edit, size, note):
-        self.edit, self.size, self.note = edit, tuple(size), note
-
-    def active(self, height, width, t):
-        return (height, width) == self.size or wants(self.edit, (height, width), t)
-
-    def __call__(self, M, M_star, t):
-        watched = M.shape[1:3] == self.size
-        own = M.clone() if watched else M                  # an edit may write into M
-        M_hat = apply(self.edit, M, M_star, t)
-        if watched:
-            self.note(own, M_hat)
-        return M_hat
+        return watch(cross_edit, lambda height, width: (height, width) == tuple(size), note), blend
 
 
 def columns(tokenizer, prompts, words, name):

@@ -91,10 +91,20 @@ def to_eps(schedule, output, z, alpha):
     return output if schedule.prediction == "epsilon" else alpha ** 0.5 * output + (1 - alpha) ** 0.5 * z
 
 
+def clean(z, eps, alpha):
+    """z_0: what is left of z at noise level `alpha` without the noise eps in it."""
+    return (z - (1 - alpha) ** 0.5 * eps) / alpha ** 0.5
+
+
 def move(z, eps, alpha, alpha_to):
     """z at noise level `alpha`, with the noise eps in it, taken to the level `alpha_to` (Song et al., eq. 12)."""
-    z_0 = (z - (1 - alpha) ** 0.5 * eps) / alpha ** 0.5
-    return alpha_to ** 0.5 * z_0 + (1 - alpha_to) ** 0.5 * eps
+    return alpha_to ** 0.5 * clean(z, eps, alpha) + (1 - alpha_to) ** 0.5 * eps
+
+
+def predict(schedule, z_t, output, times, i):
+    """z_0 as it looks from step i: where `step` would lead if it went all the way at once."""
+    alpha, _ = alphas(schedule, times, i)
+    return clean(z_t, to_eps(schedule, output, z_t, alpha), alpha)
 
 
 def step(schedule, z_t, output, times, i):

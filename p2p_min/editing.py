@@ -4,30 +4,36 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from .ddim import step, timesteps
+from .ddim import predict, step, timesteps
 from .inversion import Inversion
 from .layers import is_number, is_whole
 from .pictures import LARGEST, to_image
+from .show import png, sheet
 from .text import encode
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run painted.
+    """What a run painted. A notebook shows it by itself.
 
     images     PIL pictures, source first
     latents    (prompts, 4, height/f, width/f), final, before the VAE, fp32
     inversion  the source's trajectory, with which it can be edited later; a Result serves as `inversion` by itself
+    prompts    what was painted, source first
     """
     images: list
     latents: torch.Tensor
     inversion: Inversion
+    prompts: list
+
+    def _repr_png_(self):
+        return png(sheet(self.images, self.prompts))
 
 
 @torch.no_grad()
 def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=None, negative="", steps=50,
                      guidance=7.5, seed=0, height=None, width=None, latents=None, inversion=None,
-                     progress=False):
+                     watch=None, progress=False):
     """Paint [source, target, ...] together, the targets' attention maps edited by the source's.
 
     Without an edit nothing is injected: the prompts then share their noise and nothing else.
@@ -46,6 +52,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     latents     the noise itself, (1, 4, height/f, width/f) shared, or one per prompt; None: from the seed
     inversion   of a picture, from `invert`, or a Result of an earlier run: the source is that picture, whose prompt comes
                 first; as many steps as it has; `seed` is not used then
+    watch       watch(z_0, t) is shown what each step predicts, before the blend: z_0 like `Result.latents`
     progress    whether to show a progress bar on standard error
     returns     `Result`
     Raises ValueError for what cannot be done, saying why.
@@ -54,7 +61,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
     if not is_number(guidance):
         raise ValueError(f"guidance must be a finite number, not {guidance!r}")
-    for name, function in (("cross_edit", cross_edit), ("self_edit", self_edit), ("blend", blend)):
+    for name, function in (("cross_edit", cross_edit), ("self_edit", self_edit), ("blend", blend), ("watch", watch)):
         for each in function.values() if isinstance(function, dict) else [function]:
             if not (each is None or callable(each) or (name == "blend" and hasattr(each, "begin"))):
                 raise ValueError(f"{name} must be a function, not {each!r}")
@@ -85,13 +92,16 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         if len(z[guided]):
             eps_u = model.unet(z_in[guided], times[i], unconditional[i].expand(len(z[guided]))).float()
             eps[guided] = eps_u + guidance * (eps[guided] - eps_u)
+        if watch is not None:
+            watch(predict(model.schedule, z, eps, times, i), t)
         z = step(model.schedule, z, eps, times, i)
         if is_direct:
             z = torch.cat([inversion.latents[i + 1].to(z), z[1:]])
         if blend is not None:
             z = torch.cat([z[:1], blend(z[:1], z[1:], t)])
         trajectory.append(z[:1])
-    return Result(decode(model, z), z, Inversion(torch.stack(trajectory).cpu(), prompts[0], "direct", guidance))
+    return Result(decode(model, z), z, Inversion(torch.stack(trajectory).cpu(), prompts[0], "direct", guidance),
+                  list(prompts))
 
 
 def check(inversion, source, steps, guidance, negative, latents):

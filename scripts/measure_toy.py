@@ -3,6 +3,7 @@
     python scripts/measure_toy.py [--count 200] [--guidance 5] [--cross 0.6] [--self 0.4]     everything
     python scripts/measure_toy.py --guidances 3 5 7      what is read right in pictures, by guidance
     python scripts/measure_toy.py --sweep                word swaps, by setting of the injection
+    python scripts/measure_toy.py --maps                 where the object's word looks, in inverted renders
     further: [--sheet FILE.png] [--json FILE.json]
 
 Prompts are the captions of random scenes with all of it said; noise is fresh for each picture, and none is picked or left
@@ -166,6 +167,28 @@ def maps(model, options):
     return {**found, "chance": share(masks.float().mean(1).numpy())}
 
 
+def averaged_maps(model, options):
+    """Renders, inverted and painted again: is the peak of the object word's map inside the object, on average over the run?
+
+    The same for another word of the prompt, drawn at random; chance is the object's area.
+    """
+    side, f = model.unet.config["sample_size"] * model.vae.factor, model.vae.factor
+    rng, hits, others, areas = np.random.default_rng(0), [], [], []
+    for scene in scenes(options.count // 2, two=False):
+        picture, of = world.render(scene, side)
+        prompt, kind = world.caption(scene), scene.things[0].kind
+        inversion = p2p.invert(model, picture, prompt, steps=options.steps)
+        recorder = p2p.Recorder(model.tokenizer, [prompt])
+        p2p.prompt_to_prompt(model, [prompt], recorder(), inversion=inversion, steps=options.steps)
+        mask = (F.avg_pool2d(torch.from_numpy(of["object 0"])[None, None], f)[0, 0] > 0.25).numpy()
+        other = rng.choice([word for word in recorder.words() if word not in kind])
+        for word, found in ((kind, hits), (other, others)):
+            found.append(mask.flat[recorder.maps(word, size=mask.shape).argmax()])
+        areas.append(mask.mean())
+    return {"peak inside the object, averaged map": share(hits), "another word, drawn at random": share(others),
+            "chance": share(areas)}
+
+
 # ---- word swaps ----------------------------------------------------------------------------------------------------
 
 def swaps(count):
@@ -307,6 +330,7 @@ def main():
     parser.add_argument("--self", dest="own", type=float, default=0.4, help="the same of self-attention (%(default)s)")
     parser.add_argument("--guidances", type=float, nargs="+", help="only what is read right, for each of these")
     parser.add_argument("--sweep", action="store_true", help="only word swaps, for a grid of --cross and --self")
+    parser.add_argument("--maps", action="store_true", help="only the maps of inverted renders, half as many as --count")
     parser.add_argument("--sheet", type=Path, help="the first 64 pictures of one object over their prompts")
     parser.add_argument("--json", type=Path, help="where to write all numbers")
     options = parser.parse_args()
@@ -320,17 +344,19 @@ def main():
         results[title] = table
         show(title, table)
 
-    for guidance in options.guidances or ([] if options.sweep else [options.guidance]):
+    if options.maps or not (options.sweep or options.guidances):
+        section("averaged maps", averaged_maps(model, options))
+    for guidance in [] if options.maps else options.guidances or ([] if options.sweep else [options.guidance]):
         options.guidance = guidance
         numbers, images, prompts = one_object(model, judge, options)
         section(f"one object, guidance {guidance:g}", numbers)
         section(f"two objects, guidance {guidance:g}", two_objects(model, judge, options))
         if options.sheet:
             sheet(images[:64], prompts[:64], columns=8, side=128).quantize(256).save(options.sheet, optimize=True)
-    if not options.sweep and not options.guidances:
+    if not (options.maps or options.sweep or options.guidances):
         section("maps", maps(model, options))
         section("re-weighting, amount read", reweighting(model, judge, options))
-    if not options.guidances:
+    if not (options.maps or options.guidances):
         settings = SWEEP if options.sweep else [(options.cross, options.own)]
         for attribute, pairs in swaps(options.count // 2).items():
             section(f"swaps of {attribute}, {len(pairs)} pairs", word_swaps(model, judge, pairs, options, settings))

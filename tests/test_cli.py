@@ -192,12 +192,28 @@ def test_an_existing_picture_is_replaced_and_nothing_else_is_touched(run):
     assert files() == ["other.txt", "p2p.png"] and Image.open("p2p.png").format == "PNG"
 
 
+def test_maps_and_page_are_written_beside_the_same_picture(run, model):
+    """--maps: the sheet of all words; --page: the explorer. The picture is the one that is painted without them."""
+    assert run(SOURCE, TARGET, "--out", "alone.png")[0] == 0
+    status, out, err = run(SOURCE, TARGET, "--maps", "maps.png", "--page", "page.html")
+    assert status == 0 and not err and out.split()[-3:] == ["p2p.png", "maps.png", "page.html"]
+    assert files() == ["alone.png", "maps.png", "p2p.png", "page.html"]
+    assert Image.open("p2p.png").tobytes() == Image.open("alone.png").tobytes()
+    recorder = p2p.Recorder(model.tokenizer, [SOURCE, TARGET])
+    result = p2p.prompt_to_prompt(model, recorder.prompts, recorder(p2p.auto(model.tokenizer, recorder.prompts)),
+                                  p2p.self_replace(), steps=3)
+    assert Image.open("maps.png").tobytes() == p2p.word_sheet(recorder, result.images).tobytes()
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and "python -m p2p_min" in page
+
+
 def test_help_names_every_option_and_shows_examples(run):
     """--help is worth reading: exit status 0, the options, an example of each edit."""
     status, out, err = run("--help")
     assert status == 0 and not err
     for text in ("--model", "--out", "--seed", "--steps", "--guidance", "--negative", "--cross-steps", "--self-steps",
-                 "--reweight", "--blend", "--subtract", "--image", "--size", "--invert", "--mask", "--device", "--dtype", "examples"):
+                 "--reweight", "--blend", "--subtract", "--image", "--size", "--invert",
+                 "--mask", "--maps", "--page", "--device", "--dtype", "examples"):
         assert text in out
 
 
@@ -244,6 +260,11 @@ BAD = {
     "out folder that does not exist": (["--out", "nowhere/p2p.png"], "nowhere"),
     "out that is no PNG": (["--out", "p2p.jpg"], ".png"),
     "out without a name": (["--out", ""], ".png"),
+    "maps that are no PNG": (["--maps", "maps.html"], "--maps must end in .png"),
+    "maps in a folder that does not exist": (["--maps", "nowhere/maps.png"], "nowhere"),
+    "maps in place of the picture": (["--maps", "p2p.png"], "--maps and --out"),
+    "page that is no html": (["--page", "page.png"], "--page must end in .html"),
+    "page in a folder that does not exist": (["--page", "nowhere/page.html"], "nowhere"),
     "negative too long": (["--negative", "big " * 76], "78 tokens"),
     "model that is not there": (["--model", "nowhere"], "nowhere"),
     "model that is an empty folder": (["--model", "."], "unet"),
@@ -285,6 +306,20 @@ def test_bad_prompts_are_one_line_and_leave_nothing(run, prompts, says):
     status, out, err = run(*prompts)
     assert (status, err.count("\n"), files()) == (2, 1, []), err
     assert says in err
+
+
+@pytest.mark.parametrize("option, name", [("--maps", "maps.png"), ("--page", "page.html")])
+def test_what_cannot_be_written_leaves_no_unfinished_file(run, monkeypatch, option, name):
+    """A full disk: exit status 2, one line, and no part of the file."""
+    write_bytes = Path.write_bytes
+
+    def full(path, content):
+        write_bytes(path, content[:100])
+        if name in str(path):
+            raise OSError(28, "No space left on device")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    status, out, err = run(SOURCE, TARGET, option, name, steps=1)
+    assert (status, err.count("\n"), files()) == (2, 1, ["p2p.png"]) and name in err and "No space" in err
 
 
 @pytest.mark.parametrize("singles", [False, True])

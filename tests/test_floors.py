@@ -8,11 +8,13 @@ import p2p_min
 
 PACKAGE = Path(p2p_min.__file__).parent
 FLOORS = [
-    {"layers", "attention", "align", "ddim", "pictures"}, {"unet", "vae", "text", "edits", "blend"}, {"checkpoint", "keys", "files", "recognise", "show"},
-    {"editing", "inversion"}, {"__main__"}]
+    {"layers", "attention", "align", "ddim", "pictures"}, {"unet", "vae", "text", "edits", "blend", "maps"},
+    {"checkpoint", "keys", "files", "recognise", "show"},
+    {"editing", "inversion", "page"}, {"__main__"}]
 ON_ONE_FLOOR = {("blend", "edits"), ("checkpoint", "keys"), ("checkpoint", "recognise"),
                ("checkpoint", "files"), ("files", "keys"),
-               ("recognise", "keys"), ("ddim", "layers"), ("pictures", "layers"), ("editing", "inversion")}
+               ("recognise", "keys"), ("ddim", "layers"), ("pictures", "layers"), ("editing", "inversion"),
+                ("page", "editing")}
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

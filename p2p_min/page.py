@@ -1,0 +1,114 @@
+"""The explorer: one HTML file in which one points at a word and sees what looked at it, step by step.
+
+page.html and page.js beside this file are the page; here its data are gathered and everything is put into one file,
+which asks for nothing else: no server, no network.
+"""
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .align import find, written_words
+from .editing import decode
+from .edits import auto
+from .maps import SMALL
+from .show import COLOURS, png
+
+CELLS = 2_500_000                              # bytes of maps at most, before compression: beyond that, fewer steps are kept
+STRIP, THUMB = 8, 128                          # steps whose predicted picture is shown, and its longest side in pixels
+
+
+def explorer(model, result, recorder, about=""):
+    """The page of a run, as text.
+
+    result    of the run
+    recorder  `Recorder(..., per_step=True)`, given to it as `cross_edit=recorder(edit)` and `watch=recorder.watch`
+    about     what to say of how the run was made: its command
+    Raises ValueError where the recorder did not keep what the page shows.
+    """
+    if list(recorder.prompts) != list(result.prompts):
+        raise ValueError(f"the recorder is of the prompts {recorder.prompts}, the result of {result.prompts}")
+    sizes = [size for size in recorder.sizes[::-1] if size[0] * size[1] <= SMALL]
+    if not recorder.times or not recorder.predictions:
+        raise ValueError("the page needs Recorder(..., per_step=True), given to the run as recorder(edit) and as "
+                         "watch=recorder.watch")
+    rows = [(word, i, edited) for i in range(len(recorder.prompts)) for word in recorder.words(i)
+            for edited in ((False, True) if i else (False,))]
+    if not rows:
+        raise ValueError("the page shows words, and these prompts have none")
+    best = recorder.size if recorder.size in sizes else sizes[-1]
+    every = -(-len(rows) * len(recorder.times) * sum(h * w for h, w in sizes) // CELLS)
+    kept = slice(None, None, every)
+    data = dict(
+        about=about, steps=len(recorder.times), every=every, times=recorder.times[kept], colours=COLOURS.tolist(),
+        sizes=sizes, size=sizes.index(best), maps=[map_sheet(recorder, rows, size, kept) for size in sizes],
+        prompts=[of_prompt(recorder, rows, i, best, kept) | dict(picture=url(image))
+                 for i, image in enumerate(result.images)],
+        strip=strip(model, recorder))
+    page, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "page.js"))
+    # A "<" in a prompt must not end the script that holds the data.
+    return page.replace("{{script}}", script).replace("{{data}}", json.dumps(data).replace("<", "\\u003c"))
+
+
+def url(image):
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+
+
+def map_sheet(recorder, rows, size, kept):
+    """All maps of one size as a grey picture: a row for each of `rows`, in it the average, then the steps.
+
+    ranges: what 0 and 255 stand for in each row.
+    """
+    pictures, ranges = [], []
+    for word, i, edited in rows:
+        steps = recorder.maps(word, i, edited=edited, size=size, per_step=True)
+        maps = np.concatenate([recorder.maps(word, i, edited=edited, size=size)[None], steps[kept]])
+        low, high = min(0.0, float(maps.min())), max(1e-6, float(maps.max()))
+        pictures.append(np.hstack((maps - low) / (high - low) * 255))
+        ranges.append([low, high])
+    return dict(sheet=url(Image.fromarray(np.vstack(pictures).round().astype(np.uint8))), ranges=ranges)
+
+
+def of_prompt(recorder, rows, i, size, kept):
+    """What the page knows of prompt i: its text cut at the words, each word's rows, partner in the source, and fate."""
+    text, words = recorder.prompts[i], recorder.words(i)
+    pieces, at = [], 0
+    for start, end, word in written_words(text):
+        pieces += [[text[at:start], None], [text[start:end], words.index(word) if word in words else None]]
+        at = end
+    partners = [partner(recorder, i, word) for word in words]
+    return dict(
+        pieces=[piece for piece in [*pieces, [text[at:], None]] if piece[0]], words=words, partners=partners,
+        own=[rows.index((word, i, False)) for word in words],
+        used=[rows.index((word, i, i > 0)) for word in words],
+        fates=["".join(fates(recorder, i, word, other, size)[kept]) for word, other in zip(words, partners)])
+
+
+def partner(recorder, i, word):
+    """The word of the source that answers to a word of prompt i, by its number, or None: as `auto` aligns them."""
+    if i == 0:
+        return recorder.words().index(word)
+    A = auto(recorder.tokenizer, recorder.prompts).A[i - 1]
+    tokens = find(recorder.tokenizer, recorder.prompts[i], word)
+    shares = [A[find(recorder.tokenizer, recorder.prompts[0], each)][:, tokens].sum().item() for each in recorder.words()]
+    return int(np.argmax(shares)) if any(shares) else None
+
+
+def fates(recorder, i, word, other, size):
+    """For each step what became of a word's map: its own "o", the source's "s", or something else "x"."""
+    own, used = (recorder.maps(word, i, edited=edited, size=size, per_step=True) for edited in (False, True))
+    source = used * np.nan if other is None else recorder.maps(recorder.words()[other], size=size, per_step=True)
+    return ["o" if np.allclose(b, a, 1e-4, 1e-6) else "s" if np.allclose(b, c, 1e-4, 1e-6) else "x"
+            for a, b, c in zip(own, used, source)]
+
+
+def strip(model, recorder):
+    """The pictures that some steps foresee: their numbers from 1 on, and for each prompt the pictures."""
+    times = recorder.times
+    chosen = sorted(set(np.linspace(0, len(times) - 1, STRIP).round().astype(int).tolist()))
+    pictures = [decode(model, recorder.predictions[times[n]].to(model.device)) for n in chosen]
+    for picture in (picture for of_step in pictures for picture in of_step):
+        picture.thumbnail((THUMB, THUMB))
+    return dict(steps=[n + 1 for n in chosen], pictures=[[url(picture) for picture in of_row] for of_row in zip(*pictures)])

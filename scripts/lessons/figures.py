@@ -1,0 +1,82 @@
+"""What the lessons draw and measure with: sheets of pictures and maps, matrices with
+their labels, the overlap of outlines.
+
+Figures go to build/lessons, or to the folder that LESSON_FIGURES names. In a notebook they also show themselves.
+"""
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from p2p_min.show import sheet
+
+FOLDER = Path(os.environ.get("LESSON_FIGURES", Path(__file__).resolve().parents[2] / "build" / "lessons"))
+# Viridis at nine equal steps: its lightness rises evenly, so that twice as bright reads as twice as much.
+VIRIDIS = np.array([(68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
+                    (170, 220, 50), (253, 231, 37)])
+
+
+def heat(array, low=0.0, high=None):
+    """(height, width) as a PIL picture, from `low` (dark) to `high` (bright; None: the largest number)."""
+    array = np.asarray(array, dtype=float)
+    high = array.max() if high is None else high
+    place = ((array - low) / (high - low or 1)).clip(0, 1) * (len(VIRIDIS) - 1)
+    colors = [np.interp(place, range(len(VIRIDIS)), channel) for channel in VIRIDIS.T]
+    return Image.fromarray(np.stack(colors, -1).round().astype(np.uint8))
+
+
+def show(name, cells, captions, columns=None, side=192, scale="shared"):
+    """One sheet of pictures and of maps (2-D arrays), each over its caption; saved as NAME.png and returned.
+
+    scale  "shared": all maps from 0 to the largest number of them all; "own": each from 0 to its own largest
+    """
+    arrays = [cell for cell in cells if not isinstance(cell, Image.Image)]
+    high = float(max((np.asarray(array).max() for array in arrays), default=1)) if scale == "shared" else None
+    cells = [cell.resize((side, side), Image.Resampling.BICUBIC) if isinstance(cell, Image.Image)
+             else heat(cell, high=high).resize((side, side), Image.Resampling.NEAREST) for cell in cells]
+    return save(name, sheet(cells, captions, columns, side))
+
+
+def matrix(name, array, rows, columns, cell=30):
+    """A 2-D array as squares, with the names of its rows at the left and of its columns on top, turned upright."""
+    font = ImageFont.load_default(size=cell // 2 + 2)
+    left, top = (int(max(map(font.getlength, names))) + 16 for names in (rows, columns))
+    squares = heat(array).resize((cell * len(columns), cell * len(rows)), Image.Resampling.NEAREST)
+    page = Image.new("RGB", (left + squares.width + 12, top + squares.height + 12), "white")
+    page.paste(squares, (left, top))
+    draw = ImageDraw.Draw(page)
+    for i, text in enumerate(rows):
+        draw.text((left - 8, top + (i + 0.5) * cell), text, "black", font, anchor="rm")
+    for j, text in enumerate(columns):
+        upright = Image.new("RGB", (top - 8, cell), "white")
+        ImageDraw.Draw(upright).text((0, cell / 2), text, "black", font, anchor="lm")
+        page.paste(upright.rotate(90, expand=True), (left + j * cell, 0))
+    for k in range(1, max(len(rows), len(columns))):
+        if k < len(rows):
+            draw.line([(left, top + k * cell), (left + squares.width, top + k * cell)], "white")
+        if k < len(columns):
+            draw.line([(left + k * cell, top), (left + k * cell, top + squares.height)], "white")
+    return save(name, page)
+
+
+def save(name, picture):
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    picture.save(FOLDER / f"{name}.png", optimize=True)
+    print(f"figure: {FOLDER / name}.png")
+    return picture
+
+
+def overlap(a, b):
+    """How far two pictures show one outline: of the pixels of strong colour in either, the share that both have.
+
+    Meant for one thing on plain ground, which is pale; 1 is the same outline, 0 nothing in common.
+    """
+    a, b = (np.ptp(np.asarray(picture, float), axis=-1) > 70 for picture in (a, b))
+    return (a & b).sum() / max(1, (a | b).sum())
+
+
+def tokens(tokenizer, prompt):
+    """The prompt's tokens as text, "start" and "end" included, without the padding."""
+    first, *middle, last = tokenizer.convert_ids_to_tokens(tokenizer(prompt).input_ids)
+    return ["start", *(token.removesuffix("</w>") for token in middle), "end"]

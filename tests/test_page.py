@@ -1,0 +1,242 @@
+"""The explorer page: what is in the file, and what it does in a browser."""
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Page
+from PIL import Image
+
+import p2p_min as p2p
+from p2p_min import page as paging
+
+PROMPTS = ["a big car, next to a river", "a big bicycle, next to a river", "a red car <b>next</b> to a"]
+STEPS = 5
+
+
+def paint(model, prompts=PROMPTS):
+    """(recorder, result) of a swap and a refinement, re-weighted in one word, for three of five steps."""
+    edit = p2p.reweight(model.tokenizer, prompts, {"next": -2.0}, p2p.auto(model.tokenizer, prompts, 0.6), 0.6)
+    return watched(model, prompts, edit)
+
+
+def watched(model, prompts, edit):
+    recorder = p2p.Recorder(model.tokenizer, prompts, per_step=True)
+    return recorder, p2p.prompt_to_prompt(model, prompts, recorder(edit), steps=STEPS, watch=recorder.watch)
+
+
+@pytest.fixture(scope="module")
+def run(model):
+    return paint(model)
+
+
+@pytest.fixture(scope="module")
+def html(model, run):
+    recorder, result = run
+    return p2p.explorer(model, result, recorder, "python -m p2p_min </script> & co")
+
+
+def data_of(html):
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', html, re.S)[1])
+
+
+def picture(url):
+    return Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+
+
+# ---- the file ------------------------------------------------------------------------------------------------------
+
+def test_the_page_is_one_file_that_asks_for_nothing(html):
+    """No address in it but data, and a policy that forbids the browser to ask; the script is the file beside page.py."""
+    assert "default-src 'none'" in html and "{{" not in html.replace("}}", "")
+    for text in ("http:", "https:", "src=", "@import", "url("):
+        assert text not in re.sub(r'<script id="data".*?</script>', "", html, flags=re.S)
+    assert html.count("<script") == html.count("</script>") == 2
+
+
+def test_prompts_and_command_are_data_and_no_html(html):
+    data = data_of(html)
+    assert data["about"] == "python -m p2p_min </script> & co" and "<b>next" not in html
+    for prompt, of_prompt in zip(PROMPTS, data["prompts"], strict=True):
+        assert "".join(text for text, _ in of_prompt["pieces"]) == prompt
+        assert all(of_prompt["words"][word] == text for text, word in of_prompt["pieces"] if word is not None)
+
+
+def test_the_maps_of_the_page_are_those_of_the_recorder(html, run):
+    """For each word, of each size, on average and in each step: within half a level of 255 of the word's range."""
+    recorder, data = run[0], data_of(html)
+    assert data["sizes"] == [[2, 2], [4, 4], [8, 8]] and data["sizes"][data["size"]] == list(recorder.size)
+    for (height, width), maps in zip(data["sizes"], data["maps"], strict=True):
+        sheet = np.asarray(picture(maps["sheet"]))
+        for i, of_prompt in enumerate(data["prompts"]):
+            for word, own, used in zip(of_prompt["words"], of_prompt["own"], of_prompt["used"]):
+                for row, edited in ((own, False), (used, True)):
+                    low, high = maps["ranges"][row]
+                    cells = sheet[row * height:(row + 1) * height].reshape(height, 1 + STEPS, width).swapaxes(0, 1)
+                    options = dict(edited=edited, size=(height, width))
+                    meant = [recorder.maps(word, i, **options), *recorder.maps(word, i, per_step=True, **options)]
+                    level = (high - low) / 255
+                    np.testing.assert_allclose(low + cells * level, meant, atol=0.51 * level + 1e-6)
+
+
+def test_words_know_their_partner_and_what_became_of_their_maps(html):
+    """Swapped: the source's for 3 of 5 steps; re-weighted: something else; new, or after tau: their own."""
+    first, swap, phrase = data_of(html)["prompts"]
+    fates = [dict(zip(of["words"], of["fates"])) for of in (swap, phrase)]
+    partner = [{word: None if n is None else first["words"][n] for word, n in zip(of["words"], of["partners"])}
+               for of in (swap, phrase)]
+    assert partner[0]["bicycle"] == "car" and fates[0]["bicycle"] == fates[0]["a"] == "sssoo" and fates[0]["next"] == "xxxoo"
+    assert partner[1]["red"] is None and fates[1]["red"] == "ooooo"
+    assert partner[1]["car"] == "car" and fates[1]["car"] == "sssoo"
+
+
+def test_the_strip_shows_what_the_steps_foresee(html, model, run):
+    """All five steps here; the last one foresees nearly the result."""
+    recorder, result = run
+    strip = data_of(html)["strip"]
+    assert strip["steps"] == [1, 2, 3, 4, 5] and len(strip["pictures"]) == 3
+    for row, image in zip(strip["pictures"], result.images):
+        last, first = (np.asarray(picture(row[i]), float) - np.asarray(image, float) for i in (-1, 0))
+        assert abs(last).mean() < abs(first).mean()
+        assert picture(row[-1]).size == image.size
+
+
+def test_a_long_run_keeps_fewer_steps_and_says_so(model, run, monkeypatch):
+    recorder, result = run
+    monkeypatch.setattr(paging, "CELLS", 84 * STEPS * 28 // 2)
+    data = data_of(p2p.explorer(model, result, recorder))
+    assert data["every"] == 3 and data["times"] == [recorder.times[0], recorder.times[3]] and data["steps"] == STEPS
+
+
+def test_a_page_stays_below_4_MB():
+    """Below 4 MB even where the maps do not compress: their bytes in base64, and the pictures' share."""
+    assert paging.CELLS * 4 / 3 + 3e5 < 4e6
+
+
+@pytest.mark.parametrize("ask, says", [
+    (lambda model, result: p2p.explorer(model, result, p2p.Recorder(model.tokenizer, PROMPTS)), "per_step=True"),
+    (lambda model, result: p2p.explorer(model, result, p2p.Recorder(model.tokenizer, ["a car"])), "the recorder is of"),
+    (lambda model, result: p2p.explorer(model, *reversed(watched(model, ["", "!"], None))), "have none"),
+])
+def test_a_page_that_cannot_be_made_says_why(model, run, ask, says):
+    with pytest.raises(ValueError, match=says):
+        ask(model, run[1])
+
+
+# ---- in a browser --------------------------------------------------------------------------------------------------
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
+
+
+@pytest.fixture(scope="module")
+def file(html, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(file, tmp_path_factory):
+    with Page(file, tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+def look(page):
+    """What one sees: the chosen words, the partners, and the maps as their colours (None: blank)."""
+    return page.run("""({
+        chosen: [...document.querySelectorAll(".words [aria-pressed=true]")].map(x => x.textContent),
+        partners: [...document.querySelectorAll(".partner")].map(x => x.textContent),
+        lit: [...document.querySelectorAll(".stack")].filter(x => !x.hidden).map(x => x.classList.contains("lit")),
+        step: document.getElementById("step-said").textContent, size: document.getElementById("size-said").textContent,
+        said: document.getElementById("said").textContent, high: document.getElementById("high").textContent,
+        maps: Object.fromEntries([...document.querySelectorAll("canvas[id]")].map(
+            x => [x.id, x.width < 2 ? null : [...x.getContext("2d").getImageData(0, 0, x.width, x.height).data]])),
+    })""")
+
+
+def word(prompt, n):
+    return f".prompt:nth-of-type({2 * prompt + 1}) .words button:nth-of-type({n + 1})"
+
+
+@needs_browser
+def test_the_page_opens_on_the_changed_word(page):
+    """In the average of all steps, at the recorder's usual size."""
+    seen = look(page)
+    assert seen["chosen"] == ["bicycle"] and seen["partners"] == ["car", "bicycle"] and seen["lit"] == [True, True]
+    assert seen["step"] == "all 5, averaged" and seen["size"] == "8 × 8" and all(seen["maps"].values())
+    assert "steps 1 to 3 of 5" in seen["said"] and "τ = 0.40" in seen["said"]
+
+
+@needs_browser
+def test_pointing_tapping_and_focusing_light_a_word(page):
+    """Pointing shows while it lasts; a tap and the Tab key choose. The source and the target light up together."""
+    before = look(page)
+    page.hover(word(0, 6))
+    pointed = look(page)
+    assert pointed["partners"] == ["river", "river"] and pointed["maps"] != before["maps"]
+    assert pointed["chosen"] == ["bicycle"]
+    page.hover("h1")
+    assert look(page) == before
+    page.tap(word(0, 1))
+    assert look(page)["chosen"] == ["big"] and look(page)["partners"] == ["big", "big"]
+    page.press("Tab", 9)
+    assert look(page)["chosen"] == ["car"] and look(page)["partners"] == ["car", "bicycle"]
+
+
+@needs_browser
+def test_the_sliders_show_what_edit_did_and_when_it_ended(page):
+    """With the arrow keys: M_hat is M while the edit lasts, then M*; the maps' cells are as many as the size says."""
+    page.tap(word(1, 2))
+    page.run("document.getElementById('step').focus()")
+    for step in range(1, STEPS + 1):
+        page.press("ArrowRight", 39)
+        seen = look(page)
+        M, M_star, M_hat = (np.array(seen["maps"][name]) for name in ("M", "M-star", "M-hat"))
+        same = [abs(M_hat - maps).max() <= 6 for maps in (M, M_star)]            # colours of maps that were rounded
+        assert seen["step"].startswith(f"{step} of 5") and same == [step <= 3, step > 3]
+        assert ("puts the map of the source's “car”" if step <= 3 else "leaves “bicycle” alone") in seen["said"]
+    page.run("document.getElementById('size').focus()")
+    page.press("ArrowLeft", 37)
+    seen = look(page)
+    assert seen["size"] == "4 × 4" and len(seen["maps"]["M"]) == 4 * 16
+    page.press("ArrowRight", 39)
+    page.tap("#strips button:nth-of-type(2)")
+    assert look(page)["step"].startswith("2 of 5")
+
+
+@needs_browser
+def test_a_word_without_a_partner_is_alone(page):
+    """A new word of the second target, chosen by its number: M is blank, and the page says why. Prompts are only text."""
+    page.tap(".prompt:not([hidden]) .label button:nth-of-type(2)")
+    seen = look(page)
+    assert seen["chosen"] == ["red"] and seen["maps"]["M"] is None and seen["maps"]["M-hat"] == seen["maps"]["M-star"]
+    assert seen["lit"] == [False, True] and "is new" in seen["said"]
+    assert page.run("document.querySelectorAll('.words b').length") == 0
+    page.tap(".prompt:not([hidden]) .label button:nth-of-type(1)")
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_the_page_fits_narrow_and_wide_windows_light_and_dark(page, width):
+    """Nothing is wider than the window; words are large enough for a finger; dark is dark."""
+    grounds = []
+    for dark in (False, True):
+        page.resize(width, 800, dark)
+        assert page.run("document.documentElement.scrollWidth") <= width
+        grounds.append(page.run("getComputedStyle(document.body).backgroundColor"))
+    page.resize(1000, 900)
+    assert grounds == ["rgb(247, 246, 243)", "rgb(22, 24, 28)"]
+    assert page.run("""Math.min(...[...document.querySelectorAll('.words button')].map(x => x.getBoundingClientRect())
+        .filter(x => x.width).map(x => Math.min(x.width, x.height)))""") >= 44
+
+
+@needs_browser
+def test_no_error_and_no_request_leaves_the_page(page, file):
+    """In all of the above; the last of this file's tests in the browser."""
+    told = [event for event in page.events if event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+            or event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error"]
+    assert not told
+    asked = {event["params"]["request"]["url"] for event in page.events if event["method"] == "Network.requestWillBeSent"}
+    assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}

@@ -1,0 +1,29 @@
+"""What the READMEs show in Python runs: all blocks of a file in one namespace, on few steps, in a folder of their own."""
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import p2p_min as p2p
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = {str(path.relative_to(ROOT)): re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+          for path in [ROOT / "README.md", *sorted((ROOT / "scripts").glob("**/README.md"))]}
+
+
+@pytest.mark.parametrize("name", [name for name, blocks in BLOCKS.items() if blocks])
+def test_the_python_of_a_readme_runs(name, tmp_path, monkeypatch):
+    """`...` stands for what was said before; pictures that a block reads are given to it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").symlink_to(ROOT / "weights")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("car.png")
+    for function in ("prompt_to_prompt", "invert"):
+        full = getattr(p2p, function)
+        monkeypatch.setattr(p2p, function, lambda *args, full=full, **kwargs: full(*args, **{**kwargs, "steps": 2}))
+    namespace = {"other_edit": None}
+    for block in BLOCKS[name]:
+        block = block.replace("[..., ", '["a red car on the beach", ')
+        exec(compile(block, name, "exec"), namespace)
+    assert BLOCKS[name]

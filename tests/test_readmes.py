@@ -1,4 +1,5 @@
 """What the READMEs show in Python runs: all blocks of a file in one namespace, on few steps, in a folder of their own."""
+import importlib
 import re
 from pathlib import Path
 
@@ -27,3 +28,17 @@ def test_the_python_of_a_readme_runs(name, tmp_path, monkeypatch):
         block = block.replace("[..., ", '["a red car on the beach", ')
         exec(compile(block, name, "exec"), namespace)
     assert BLOCKS[name]
+
+
+NAMED = [(module, name) for module, names in re.findall(
+    r"`(\w+)\.py`: ((?:`\w+`(?:, )?)+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    for name in re.findall(r"\w+", names)]
+
+
+@pytest.mark.parametrize("module, name", NAMED, ids="-".join)
+def test_what_the_paper_table_names_is_there(module, name):
+    assert hasattr(importlib.import_module(f"p2p_min.{module}"), name)
+
+
+def test_the_paper_table_is_read():
+    assert ("attention", "attend") in NAMED and len(NAMED) > 15

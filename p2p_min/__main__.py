@@ -13,6 +13,7 @@ from PIL import Image, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 import p2p_min as p2p
+from p2p_min.files import write
 from p2p_min.inversion import METHODS
 from p2p_min.pictures import fit, read
 from p2p_min.show import png, sheet
@@ -200,17 +201,8 @@ def check_outputs(args):
             raise ValueError(f"--{option} and --{names[path.resolve()]} are the same file, {path}")
 
 
-def write(path, content):
-    """The bytes as a file, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-    print(path)
+def single_files(out, prompts):
+    return [out.with_name(f"{out.stem}-{i}.png") for i in range(len(prompts))]
 
 
 def run(args, command):
@@ -224,6 +216,8 @@ def run(args, command):
     args.seed = args.seed or 0
     targets, target_weights = spread(args.source, args.targets, weights(args.reweight))
     prompts = [args.source, *targets]
+    if args.singles and args.maps in single_files(args.out, prompts):
+        raise ValueError(f"--maps and --singles would both write {args.maps}")
     cross, own = cross_steps(args.cross_steps), steps_argument(args.self_steps)
     blend_words, subtract = (per_prompt(getattr(args, name), prompts, f"--{name}") for name in ("blend", "subtract"))
 
@@ -259,13 +253,14 @@ def run(args, command):
                 for prompt, of_target in zip(prompts, [{}, *target_weights])]
     files = {args.out: png(sheet(result.images, captions), info)}
     if args.singles:
-        files |= {args.out.with_name(f"{args.out.stem}-{i}.png"): png(image, info) for i, image in enumerate(result.images)}
+        files |= dict(zip(single_files(args.out, prompts), (png(image, info) for image in result.images)))
     if args.maps is not None:
         files[args.maps] = png(p2p.word_sheet(recorder, result.images), info)
     if args.page is not None:
         files[args.page] = p2p.explorer(model, result, recorder, command).encode()
     for path, content in files.items():
         write(path, content)
+        print(path)
 
 
 def show_warning(message, category, filename, lineno, file=None, line=None):

@@ -30,10 +30,11 @@ def attend(q, k, v, size, edit=None, t=None):
     scores = (q.float() / q.shape[-1] ** 0.5) @ k.float().transpose(-1, -2)
     maps = scores.softmax(-1).unflatten(2, size)           # (rows, heads, height, width, keys)
     M, M_star = maps[0], maps[1:]
+    if looks_on(edit, size, t):
+        edit(M, M_star, t)
+        return F.scaled_dot_product_attention(q, k, v)
     source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may write into M
     M_hat = apply(edit, M, M_star, t)
-    if looks_on(edit, size, t):
-        return F.scaled_dot_product_attention(q, k, v)
     targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:]
     return torch.cat([source[None], targets])
 
@@ -81,7 +82,9 @@ class Watching:
     def __call__(self, M, M_star, t):
         if not self.sizes(*M.shape[1:3]):
             return apply(self.edit, M, M_star, t)
-        before = M.clone(), M_star.clone()                 # an edit may write into them
+        before = M, M_star
+        if wants(self.edit, M.shape[1:3], t):
+            before = M.clone(), M_star.clone()             # an edit may write into them
         M_hat = apply(self.edit, M, M_star, t)
         self.note(*before, M_hat, t)
         return M_hat

@@ -11,7 +11,7 @@ from transformers import CLIPTokenizerFast
 
 from . import keys
 from .ddim import Schedule
-from .files import find, find_tokenizer, has_tokenizer, pickled
+from .files import find, find_tokenizer, has_tokenizer, refuse_pickle
 from .keys import some
 from .layers import is_whole
 from .recognise import PREDICTIONS, SCHEDULER, recognise
@@ -207,8 +207,7 @@ def weights_file(folder, names, dtype):
     if there:
         return there[-1] if dtype in (torch.float16, torch.bfloat16) else there[0]
     for file in sorted(folder.iterdir()):
-        if file.suffix in keys.PICKLED:
-            raise ValueError(pickled(file))
+        refuse_pickle(file)
     raise FileNotFoundError(f"{folder} has no {' or '.join(names)}")
 
 

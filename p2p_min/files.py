@@ -1,4 +1,6 @@
-"""Where a checkpoint is: a folder, a file, the hub or its local cache; and the tokenizer that goes with a single file."""
+"""Where a checkpoint is: a folder, a file, the hub or its local cache; the tokenizer that goes with a single file; and how
+files are written."""
+import os
 import re
 from pathlib import Path
 
@@ -22,8 +24,7 @@ def find(path, dtype):
         if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", str(path)) and not is_file:
             return fetch(str(path), dtype)
         raise FileNotFoundError(f"there is no checkpoint at {path}")
-    if found.is_file() and found.suffix in keys.PICKLED:
-        raise ValueError(pickled(found))
+    refuse_pickle(found)
     return found
 
 
@@ -62,9 +63,10 @@ def pick(names, part, there, dtype):
     return held[-1:] if dtype in (torch.float16, torch.bfloat16) else held[:1]
 
 
-def pickled(file):
-    return (f"{file} is a pickled checkpoint: reading it can run any code that its maker put in, so p2p_min does not. "
-            "Convert it to safetensors, or get the safetensors version")
+def refuse_pickle(file):
+    if file.is_file() and file.suffix in keys.PICKLED:
+        raise ValueError(f"{file} is a pickled checkpoint: reading it can run any code that its maker put in, so p2p_min does "
+                         "not. Convert it to safetensors, or get the safetensors version")
 
 
 def find_tokenizer(file, given):
@@ -85,3 +87,15 @@ def find_tokenizer(file, given):
 
 def has_tokenizer(folder):
     return (folder / "tokenizer.json").is_file() or all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+
+
+def write(path, content):
+    """The bytes as a file, whole or not at all. Raises ValueError where it cannot be written."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)

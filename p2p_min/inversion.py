@@ -9,7 +9,6 @@ about the way down, where guidance and rounding lead away from it:
     direct           the source is put back on it after each step (Ju et al. 2023)
 """
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from tqdm import tqdm
 
 from .ddim import inverse_step, step, timesteps
+from .files import write
 from .layers import is_number
 from .pictures import fit, read, to_tensor
 from .text import Context, encode
@@ -60,17 +60,11 @@ class Inversion:
         return [empty._replace(states=states, pooled=pooled) for states in self.unconditional.to(empty.states)]
 
     def save(self, path):
-        """As one safetensors file."""
-        path = Path(path)
+        """As one safetensors file. Raises ValueError where it cannot be written."""
         tensors = dict(latents=self.latents, unconditional=self.unconditional, pooled=self.pooled)
         settings = dict(prompt=self.prompt, method=self.method, guidance=self.guidance)
-        unfinished = path.with_name(f".{path.name}.part")
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}, unfinished,
-                      metadata={"p2p_min inversion": json.dumps(settings)})
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write(Path(path), to_bytes({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None},
+                                   metadata={"p2p_min inversion": json.dumps(settings)}))
 
     @classmethod
     def load(cls, path):

@@ -18,7 +18,7 @@ class Recorder:
     per_step  whether to keep each step's maps too (of at most 32 × 32 pixels, averaged over heads) and, with
               `watch=recorder.watch` as an argument of the run, its predictions
     The run is the same to the bit as without. The edit keeps nothing; what was seen is in the recorder alone, as averages
-    that do not grow with the run. A new run, which t shows by rising, starts anew.
+    that do not grow with the run. A new run starts anew: t shows it by rising, or an edit was given to the recorder since.
 
     sizes, size  the (height, width) of the maps seen, largest first; the one that `maps` gives if none is named
     times        the t of every step kept, falling
@@ -37,6 +37,7 @@ class Recorder:
         for each in edit.values() if isinstance(edit, dict) else [edit]:
             if not (each is None or callable(each)):
                 raise ValueError(f"an edit must be a function, not {each!r}")
+        self.t = 0.0                                       # whatever comes next is a new run, also of one step only
         return watch(edit, lambda height, width: True, self.note)
 
     def watch(self, z_0, t):

@@ -13,9 +13,6 @@ class Context(NamedTuple):
     pooled: torch.Tensor | None = None             # (rows, width): each prompt as one vector
     sizes: torch.Tensor | None = None              # (rows, 6): original height and width, crop (top, left), target ones
 
-    def rows(self, index):
-        return Context(*(None if part is None else part[index] for part in self))
-
     def expand(self, rows):
         return Context(*(None if part is None else part.expand(rows, *part.shape[1:]) for part in self))
 

@@ -4,7 +4,8 @@
 
 First one attention call of the size of Stable Diffusion's largest (2 rows, 8 heads, 64 × 64 pixels), then a whole edit of
 two prompts, then a picture inverted by each method, as a ratio to ddim, and the edit with that inversion. A folder of
-Stable Diffusion's size, with random weights, is made by scripts/verify_full_size.py --dir. Repetitions are interleaved, so that a busy machine slows all alike; medians are shown.
+Stable Diffusion's size, with random weights, is made by scripts/verify_full_size.py --dir. Repetitions are interleaved, so
+that a busy machine slows all alike; medians are shown.
 Memory is what the call adds to a process of its own at its peak (read from /proc, so on Linux only).
 """
 import argparse

@@ -31,7 +31,6 @@ import torch.nn.functional as F
 
 import p2p_min as p2p
 from p2p_min import attention
-from p2p_min.align import find
 from p2p_min.show import sheet
 from p2p_min.text import encode
 
@@ -156,12 +155,10 @@ def maps(model, options):
         alpha, hits = model.schedule.alphas_cumprod[timestep], []
         for i, scene in enumerate(chosen):
             z = alpha ** 0.5 * latents[i:i + 1] + (1 - alpha) ** 0.5 * noise(model, [i]).to(model.device)
-            prompt, seen = world.caption(scene), []
-            context = encode(model, [prompt])
-            model.unet(z, timestep, context, lambda M, M_star, t, seen=seen: seen.append(M.cpu()) or M_star,
-                       t=timestep / 1000)
-            tokens = find(model.tokenizer, prompt, scene.things[0].kind)
-            of_word = sum(M[..., tokens].sum((0, 3)) for M in seen if M.shape[1] == cells)
+            prompt = world.caption(scene)
+            recorder = p2p.Recorder(model.tokenizer, [prompt])
+            model.unet(z, timestep, encode(model, [prompt]), recorder(), t=timestep / 1000)
+            of_word = recorder.maps(scene.things[0].kind, size=(cells, cells))
             hits.append(masks[i, of_word.argmax()].item())
         found[f"peak inside the object, timestep {timestep}"] = share(hits)
     return {**found, "chance": share(masks.float().mean(1).numpy())}

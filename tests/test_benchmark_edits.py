@@ -476,3 +476,14 @@ def test_a_mask_of_ones_own_is_one_of_the_settings(model):
 def test_means_leave_out_what_was_not_measured():
     assert report.means([dict(numbers=dict(psnr=1.0)), dict(numbers=dict(psnr=3.0, ssim=0.5)), dict(numbers={})]) == dict(
         count=3, psnr=2.0, ssim=0.5)
+
+
+def test_the_round_trip_of_ddim(drawn, tmp_path, capsys):
+    """A line for each number of steps, and no results; nonsense is told in one line."""
+    arguments, work = drawn[0], tmp_path / "work"
+    assert run(*arguments, "--work", work, "--round-trip", "1", "3") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert [line[0] for line in lines] == ["1", "3"] and all(float(number) > 0 for line in lines for number in line)
+    assert not work.exists()
+    assert run(*arguments, "--work", work, "--round-trip", "0") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

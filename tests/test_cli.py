@@ -322,6 +322,11 @@ def test_what_cannot_be_written_leaves_no_unfinished_file(run, monkeypatch, opti
     assert (status, err.count("\n"), files()) == (2, 1, ["p2p.png"]) and name in err and "No space" in err
 
 
+def test_maps_do_not_replace_a_single_picture(run):
+    status, out, err = run(SOURCE, TARGET, "--singles", "--out", "x.png", "--maps", "x-1.png", steps=1)
+    assert status == 2 and "x-1.png" in err and not list(Path().glob("*.png"))
+
+
 @pytest.mark.parametrize("singles", [False, True])
 def test_an_output_that_cannot_be_replaced_leaves_no_unfinished_file(run, singles):
     """--out names a folder: exit status 2, the error as the last line, and nothing new beside it."""

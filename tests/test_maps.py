@@ -144,8 +144,9 @@ def test_the_usual_size_is_the_one_nearest_to_16(run, tokenizer):
 def recorder_of(tokenizer, sizes, **options):
     """One that was shown maps of these sizes at t = 1."""
     recorder = p2p.Recorder(tokenizer, PROMPTS[:2], **options)
+    look = recorder()
     for size in sizes:
-        recorder()(torch.rand(2, *size, 77), torch.rand(1, 2, *size, 77), 1.0)
+        look(torch.rand(2, *size, 77), torch.rand(1, 2, *size, 77), 1.0)
     return recorder
 
 
@@ -297,3 +298,12 @@ def test_a_notebook_shows_a_result_by_itself(run):
     result = run[3]
     shown = Image.open(io.BytesIO(result._repr_png_()))
     assert shown.format == "PNG" and shown.size == show.sheet(result.images, PROMPTS).size and result.prompts == PROMPTS
+
+
+def test_runs_of_one_step_are_each_their_own(model, recorder):
+    """t does not rise between them; giving the recorder an edit starts it anew."""
+    found = []
+    for seed in (0, 1, 0):
+        paint(model, recorder(), steps=1, seed=seed)
+        found.append(recorder.maps("car"))
+    assert np.array_equal(found[0], found[2]) and not np.array_equal(found[0], found[1])

@@ -13,20 +13,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from p2p_min.files import write
+
 RANK, LOCAL_RANK = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))      # torchrun says them
 SETTINGS = "settings.json"
-
-
-def write(path, content):
-    """Bytes into a file, at once or not at all."""
-    unfinished = path.with_name(f".{path.name}.{RANK}.part")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def write_json(path, thing):

@@ -9,21 +9,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from p2p_min.show import sheet
+from p2p_min.show import colours, sheet
 
 FOLDER = Path(os.environ.get("LESSON_FIGURES", Path(__file__).resolve().parents[2] / "build" / "lessons"))
-# Viridis at nine equal steps: its lightness rises evenly, so that twice as bright reads as twice as much.
-VIRIDIS = np.array([(68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
-                    (170, 220, 50), (253, 231, 37)])
 
 
 def heat(array, low=0.0, high=None):
     """(height, width) as a PIL picture, from `low` (dark) to `high` (bright; None: the largest number)."""
     array = np.asarray(array, dtype=float)
     high = array.max() if high is None else high
-    place = ((array - low) / (high - low or 1)).clip(0, 1) * (len(VIRIDIS) - 1)
-    colors = [np.interp(place, range(len(VIRIDIS)), channel) for channel in VIRIDIS.T]
-    return Image.fromarray(np.stack(colors, -1).round().astype(np.uint8))
+    return Image.fromarray(colours(((array - low) / (high - low or 1)).clip(0, 1)))
 
 
 def show(name, cells, captions, columns=None, side=192, scale="shared"):

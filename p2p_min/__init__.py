@@ -1,12 +1,10 @@
 """Prompt-to-Prompt image editing with cross-attention control (Hertz et al. 2022), from scratch."""
 from .blend import LocalBlend
-from .checkpoint import load
+from .checkpoints import load
 from .editing import prompt_to_prompt
 from .edits import auto, refine, replace, reweight, self_replace
+from .explorer import Recorder, explorer, word_sheet
 from .inversion import Inversion, invert
-from .maps import Recorder
-from .page import explorer
-from .show import word_sheet
 
 __all__ = ["Inversion", "LocalBlend", "Recorder", "auto", "explorer", "invert", "load", "prompt_to_prompt", "refine",
            "replace", "reweight", "self_replace", "word_sheet"]

@@ -13,10 +13,8 @@ from PIL import Image, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 import p2p_min as p2p
-from p2p_min.files import write
 from p2p_min.inversion import METHODS
-from p2p_min.pictures import fit, read
-from p2p_min.show import png, sheet
+from p2p_min.pictures import fit, png, read, sheet, write
 
 EXAMPLES = """
 examples (with the small model that comes with p2p_min):
@@ -34,7 +32,7 @@ examples (with the small model that comes with p2p_min):
       a page for the browser: point at a word and see its pixels, step by step
 
 A window may be given instead of a fraction (--cross-steps 0.2,0.7) and per word of the target
-(--cross-steps 0.8 --cross-steps car=0.4). Both at 0 paint the prompts from one noise without any injection.
+(--cross-steps 0.8 --cross-steps car=0.4). Both at 0 generate the prompts from one noise without any injection.
 """
 
 
@@ -49,20 +47,20 @@ class Parser(argparse.ArgumentParser):
 def arguments():
     parser = Parser(
         prog="p2p-min", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
-        description="Prompt-to-Prompt: edit a painted picture by editing its prompt (Hertz et al. 2022).\n"
-                    "Paints SOURCE, then every TARGET with the attention maps of SOURCE, and writes one picture of all.")
+        description="Prompt-to-Prompt: edit a generated picture by editing its prompt (Hertz et al. 2022).\n"
+                    "Generates SOURCE, then each TARGET with the attention maps of SOURCE: one picture of all.")
     add = parser.add_argument
     add("source", metavar="SOURCE", help="the prompt of the picture to edit")
     add("targets", metavar="TARGET", nargs="*",
         help="the edited prompt. With as many words as SOURCE it is a word swap, otherwise an added phrase. "
              "May be left out with --reweight")
     add("--model", default="weights/toy", metavar="PATH",
-        help="a folder in the diffusers layout, a single .safetensors file, or a model on the hub: owner/name[@revision] "
-             "(%(default)s)")
+        help="a folder in the diffusers layout, a single .safetensors file, or a model on the hub: "
+             "owner/name[@revision] (%(default)s)")
     add("--prediction", choices=("epsilon", "v_prediction"), help="what the UNet predicts (as the folder or file says)")
     add("--tokenizer", metavar="DIR", help="the tokenizer for a single file (beside the file, or in the hub's cache)")
     add("--out", default="p2p.png", metavar="FILE", type=Path, help="the side-by-side picture, a PNG (%(default)s)")
-    add("--singles", action="store_true", help="write each picture on its own too, as FILE-0.png (source), FILE-1.png, …")
+    add("--singles", action="store_true", help="each picture on its own too, as FILE-0.png (source), FILE-1.png, …")
     add("--seed", type=int, help="of the shared noise (0)")
     add("--steps", type=int, default=50, help="DDIM steps (%(default)s)")
     add("--guidance", type=float, default=7.5, help="classifier-free guidance, 1 is none (%(default)s)")
@@ -77,12 +75,12 @@ def arguments():
     add("--blend", nargs="+", metavar="WORD",
         help="change only where these words look: one for all prompts, or one per prompt, source first")
     add("--subtract", nargs="+", metavar="WORD", help="taken out of what --blend may change")
-    add("--image", metavar="FILE", type=Path, help="edit this picture, which SOURCE describes, instead of a painted one")
-    add("--size", metavar="PIXELS", help="of --image: its shorter side, or WIDTHxHEIGHT (the model's own); cropped to fit")
+    add("--image", metavar="FILE", type=Path, help="edit this picture, which SOURCE describes, not a generated one")
+    add("--size", metavar="PIXELS", help="of --image: its shorter side, or WIDTHxHEIGHT; cropped to fit")
     add("--invert", metavar="METHOD", choices=METHODS, help=f"of --image: {', '.join(METHODS)} (direct)")
     add("--mask", metavar="FILE", type=Path, help="a picture as large as --image, white where something may change")
     add("--maps", metavar="FILE", type=Path, help="what every word looks at, as one picture, a PNG")
-    add("--page", metavar="FILE", type=Path, help="the maps of every step as a page to explore in a browser, one .html file")
+    add("--page", metavar="FILE", type=Path, help="the maps of every step as a page for the browser, one .html file")
     add("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
     add("--dtype", help="float32, float16 or bfloat16 (as stored; float32 on the cpu)")
     return parser
@@ -178,7 +176,8 @@ def open_mask(path, picture, size, factor):
     white = ImageStat.Stat(mask).mean[0] / 255
     print(f"{path}: {white:.0%} of the picture may change")
     if white > 0.5:
-        print(f"p2p-min: warning: white means “may change”; if {path} was meant the other way round, invert it", file=sys.stderr)
+        print(f"p2p-min: warning: white means “may change”; if {path} was meant the other way round, invert it",
+              file=sys.stderr)
     return mask
 
 
@@ -225,7 +224,8 @@ def run(args, command):
     edit = p2p.auto(model.tokenizer, prompts, cross)
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)
-    print(f"{model.path}{model.about and f' ({model.about})'} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
+    about, dtype = model.about and f" ({model.about})", str(model.dtype).removeprefix("torch.")
+    print(f"{model.path}{about} on {model.device}, {dtype}")
     size = min(model.size) if size is None and model.size else size
     mask = None if args.mask is None else open_mask(args.mask, picture, size, model.vae.factor)
     blend = None
@@ -235,19 +235,21 @@ def run(args, command):
     watched = args.maps is not None or args.page is not None
     inversion, progress = None, sys.stderr.isatty()
     if picture is not None:
-        inversion = p2p.invert(model, picture, args.source, args.invert or "direct", args.steps, args.guidance, size=size,
-                               progress=progress)
+        inversion = p2p.invert(model, picture, args.source, args.invert or "direct", args.steps, args.guidance,
+                               size=size, progress=progress)
         height, width = (n * model.vae.factor for n in inversion.latents.shape[-2:])
-        print(f"{args.image}: {picture.width} × {picture.height} taken as {width} × {height}, inverted ({inversion.method})")
+        print(f"{args.image}: {picture.width} × {picture.height} taken as {width} × {height}, "
+              f"inverted ({inversion.method})")
     result = p2p.prompt_to_prompt(
         model, prompts, recorder(edit) if watched else edit, p2p.self_replace(own), blend=blend, negative=args.negative,
-        steps=args.steps, guidance=args.guidance, seed=args.seed, height=args.height, width=args.width, inversion=inversion,
-        watch=recorder.watch if watched else None, progress=progress)
+        steps=args.steps, guidance=args.guidance, seed=args.seed, height=args.height, width=args.width,
+        inversion=inversion, watch=recorder.watch if watched else None, progress=progress)
 
     info = PngInfo()
     info.add_text("parameters", json.dumps({
-        **{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}, "prompts": prompts, "model": model.path, "device": str(model.device),
-        "dtype": str(model.dtype), "torch": torch.__version__, "p2p_min": p2p.__version__}))
+        **{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "prompts": prompts, "model": model.path, "device": str(model.device), "dtype": str(model.dtype),
+        "torch": torch.__version__, "p2p_min": p2p.__version__}))
     info.add_text("command", command)
     captions = [prompt + "".join(f"  [{word}={c:g}]" for word, c in of_target.items())
                 for prompt, of_target in zip(prompts, [{}, *target_weights])]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from .networks.text import spans
+
 
 class Unit(NamedTuple):
     """A word, or one punctuation token between words."""
@@ -23,30 +25,13 @@ class Alignment(NamedTuple):
     own: torch.Tensor                  # (target tokens,): 1 for a new word, else 0
 
 
-def spans(tokenizer, prompt):
-    """(start, end) in the prompt's characters for each of its tokens, start and end token included (as (0, 0)).
-
-    Raises ValueError if the prompt has more tokens than the model reads, saying what would be lost.
-    """
-    if not isinstance(prompt, str):
-        raise ValueError(f"a prompt must be text, not {type(prompt).__name__}: {prompt!r}")
-    if any(unicodedata.category(letter) == "Cs" for letter in prompt):
-        raise ValueError(f"the prompt {prompt!r} has bytes that are no text")
-    offsets = tokenizer(prompt, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    limit = tokenizer.model_max_length
-    if len(offsets) > limit:
-        lost = prompt[offsets[limit - 1][0]:]
-        raise ValueError(f"the prompt has {len(offsets)} tokens and the model reads {limit}; shorten it, or this "
-                         f"would be lost: {lost!r}")
-    return offsets
-
-
 def written_words(text):
     """(start, end, word) of each word of a text: letters, marks and digits, also joined by an apostrophe or a hyphen.
 
     The word is as it is compared: in lower case, in Unicode's composed form, with a straight apostrophe.
     """
-    kinds = "".join("w" if unicodedata.category(letter)[0] in "LMN" else "-" if letter in "'’-" else " " for letter in text)
+    kinds = "".join("w" if unicodedata.category(letter)[0] in "LMN" else "-" if letter in "'’-" else " "
+                    for letter in text)
     for match in re.finditer("w+(?:-w+)*", kinds):
         word = unicodedata.normalize("NFC", text[match.start():match.end()]).casefold().replace("’", "'")
         yield match.start(), match.end(), word

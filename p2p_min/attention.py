@@ -2,13 +2,13 @@
 
     Edit = Callable[[M, M_star, t], M_hat]
     M       (heads, height, width, keys)            the source's map at this layer: row 0 of the call
-    M_star  (targets, heads, height, width, keys)   the targets' own maps: the other rows
+    M_star  (targets, heads, height, width, keys)   the targets' own maps: the rows after it
     t       float in (0, 1]: 1 at pure noise, 1 - i/N at step i of N
     M_hat   like M_star: what the targets use in its place
 
 The keys of a cross-attention map are text tokens, those of a self-attention map are pixels, row by row.
-An edit may have a method `active(height, width, t) -> bool`; where it says no, no map is made. One that only looks at
-the maps, and may leave the run exactly as it is, has `looks_on(height, width, t) -> bool`; see `Watching`.
+An edit may have a method `active(height, width, t) -> bool`; where it says no, no map is made. Where it says
+ONLY_LOOKS, the edit is shown the maps, and attention is as without it, to the bit.
 """
 from typing import NamedTuple
 
@@ -16,27 +16,39 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+ONLY_LOOKS = "only looks"
 
-def attend(q, k, v, size, edit=None, t=None):
+
+def attend(q, k, v, size, edit=None, t=None, rows=None):
     """softmax(Q Kᵀ / √d) V, the targets' maps passed through `edit` (paper, section 3.2 and Algorithm 1).
 
-    q        (rows, heads, pixels, d)   row 0 is the source, the others are targets
-    k, v     (rows, heads, keys, d)
+    q        (all rows, heads, pixels, d)
+    k, v     (all rows, heads, keys, d)
     size     (height, width) with height · width = pixels
-    returns  (rows, heads, pixels, d)
+    rows     the edit sees the first so many: the source, then the targets; the others are plain. None: it sees all
+    returns  (all rows, heads, pixels, d)
     """
-    if not wants(edit, size, t):
+    wanted = wants(edit, size, t)
+    if not wanted:
         return F.scaled_dot_product_attention(q, k, v)
-    scores = (q.float() / q.shape[-1] ** 0.5) @ k.float().transpose(-1, -2)
+    rows = len(q) if rows is None else rows
+    scores = (q[:rows].float() / q.shape[-1] ** 0.5) @ k[:rows].float().transpose(-1, -2)
     maps = scores.softmax(-1).unflatten(2, size)           # (rows, heads, height, width, keys)
     M, M_star = maps[0], maps[1:]
-    if looks_on(edit, size, t):
+    if wanted == ONLY_LOOKS:
         edit(M, M_star, t)
         return F.scaled_dot_product_attention(q, k, v)
     source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may write into M
     M_hat = apply(edit, M, M_star, t)
-    targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:]
-    return torch.cat([source[None], targets])
+    targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:rows]
+    plain = [F.scaled_dot_product_attention(q[rows:], k[rows:], v[rows:])] if rows < len(q) else []
+    return torch.cat([source[None], targets, *plain])
+
+
+def wants(edit, size, t):
+    """Whether `edit` is to be called for maps of this size at time t: what its `active` says; a function always is."""
+    active = getattr(edit, "active", None)
+    return edit is not None and (active is None or active(*size, t))
 
 
 def apply(edit, M, M_star, t):
@@ -53,52 +65,26 @@ def apply(edit, M, M_star, t):
     return M_hat
 
 
-def wants(edit, size, t):
-    """Whether `edit` is to be called for maps of this size at time t. A plain function always is."""
-    active = getattr(edit, "active", None)
-    return edit is not None and (active is None or active(*size, t))
+class Edits(NamedTuple):
+    """What a call of the network hands down, unchanged, to every attention."""
+    cross_edit: object = None                              # an Edit, or {name prefix: Edit}
+    self_edit: object = None
+    t: float | None = None
+    rows: int | None = None                                # how many of the first rows the edits see; None: all
 
 
-def looks_on(edit, size, t):
-    """Whether `edit`, which wants these maps, only looks at them: then all is as if there were no edit, to the bit."""
-    return hasattr(edit, "looks_on") and edit.looks_on(*size, t)
-
-
-class Watching:
-    """An edit that does as `edit` does (None: nothing), and shows the maps of some sizes to note(M, M_star, M_hat, t).
-
-    sizes  sizes(height, width) -> bool: which
-    """
-
-    def __init__(self, edit, sizes, note):
-        self.edit, self.sizes, self.note = edit, sizes, note
-
-    def active(self, height, width, t):
-        return self.sizes(height, width) or wants(self.edit, (height, width), t)
-
-    def looks_on(self, height, width, t):
-        return not wants(self.edit, (height, width), t) or looks_on(self.edit, (height, width), t)
-
-    def __call__(self, M, M_star, t):
-        if not self.sizes(*M.shape[1:3]):
-            return apply(self.edit, M, M_star, t)
-        before = M, M_star
-        if wants(self.edit, M.shape[1:3], t):
-            before = M.clone(), M_star.clone()             # an edit may write into them
-        M_hat = apply(self.edit, M, M_star, t)
-        self.note(*before, M_hat, t)
-        return M_hat
-
-
-def watch(edit, sizes, note):
-    """`edit` as a `Watching` one; of {name prefix: edit} every one, and the attentions that no prefix names too."""
+def choose(edit, name):
+    """The edit of the attention `name`: of several prefixes that fit, the longest wins."""
     if not isinstance(edit, dict):
-        return Watching(edit, sizes, note)
-    return {prefix: Watching(each, sizes, note) for prefix, each in {"": None, **edit}.items()}
+        return edit
+    fitting = [prefix for prefix in edit if prefix == "" or f"{name}.".startswith(f"{prefix}.")]
+    return edit[max(fitting, key=len)] if fitting else None
 
 
 class Attention(nn.Module):
     """Multi-head attention from pixels to `context`, or to the pixels themselves where there is none."""
+
+    name = ""                                              # in the network: "mid_block.attentions.0. … .attn2"
 
     def __init__(self, channels, heads, context_width=None, bias=False, upcast=False):
         super().__init__()
@@ -109,36 +95,13 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_width or channels, channels, bias=bias)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x, size, context=None, edit=None, t=None):
+    def forward(self, x, size, context=None, edits=Edits()):
         """x (rows, pixels, channels), context (rows, keys, context_width) -> (rows, pixels, channels)."""
+        edit = choose(edits.self_edit if context is None else edits.cross_edit, self.name)
         context = x if context is None else context
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2)    # (rows, heads, pixels or keys, d)
                    for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
         if self.upcast:
             q, k, v = q.float(), k.float(), v.float()
-        out = attend(q, k, v, size, edit, t)
+        out = attend(q, k, v, size, edit, edits.t, edits.rows)
         return self.to_out[0](out.transpose(1, 2).flatten(2).to(x.dtype))
-
-
-class Edits(NamedTuple):
-    """What one network call hands down to its attentions: an edit (or {name prefix: edit}) of each kind, and t."""
-    cross_edit: object = None
-    self_edit: object = None
-    t: float | None = None
-
-    def below(self, name):
-        """The part that concerns the child module `name`, its prefixes made relative to it."""
-        return Edits(narrow(self.cross_edit, name), narrow(self.self_edit, name), self.t)
-
-
-def narrow(edit, name):
-    """`edit` as the child module `name` sees it: of several prefixes that fit, the longest wins."""
-    if not isinstance(edit, dict):
-        return edit
-    inner = {}
-    for prefix in sorted(edit, key=len):
-        if prefix == "" or f"{name}.".startswith(f"{prefix}."):
-            inner[""] = edit[prefix]
-        elif prefix.startswith(f"{name}."):
-            inner[prefix[len(name) + 1:]] = edit[prefix]
-    return inner if set(inner) - {""} else inner.get("")

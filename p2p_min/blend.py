@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .align import find
-from .attention import watch
-from .layers import is_number
+from .networks.config import is_number
 from .pictures import to_rgb
+from .watching import watch
 
 
 class LocalBlend:
@@ -105,7 +105,8 @@ def shrink(mask, latent_size):
     """A mask as the share of each latent cell that is white, (height, width). Raises ValueError for another shape."""
     height, width = latent_size
     if mask.width * height != mask.height * width:
-        raise ValueError(f"the mask is {mask.width} × {mask.height}; it must have the shape of the picture, {width} to {height}")
+        raise ValueError(f"the mask is {mask.width} × {mask.height}; it must have the shape of the picture, {width} to "
+                         f"{height}")
     return torch.from_numpy(np.array(mask.resize((width, height), Image.Resampling.BOX))).float() / 255
 
 

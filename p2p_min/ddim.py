@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .layers import is_number, is_whole, read_config
+from .networks.config import is_number, is_whole, read_config
 
 USED = dict(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
             set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", timestep_spacing="leading")
@@ -41,8 +41,8 @@ class Schedule(NamedTuple):
                 raise ValueError(f"scheduler: its config has {key} = {c[key]!r}; p2p_min implements "
                                  + " or ".join(map(repr, allowed)))
         n, first, last = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
-        for key, fits in (("num_train_timesteps", is_whole(n) and n > 0), ("beta_start", is_number(first) and first > 0),
-                          ("beta_end", is_number(last) and last > 0),
+        for key, fits in (("num_train_timesteps", is_whole(n) and n > 0),
+                          ("beta_start", is_number(first) and first > 0), ("beta_end", is_number(last) and last > 0),
                           ("steps_offset", is_whole(c["steps_offset"]) and c["steps_offset"] >= 0)):
             if not fits:
                 raise ValueError(f"scheduler: its config has {key} = {c[key]!r}, which makes no sense")

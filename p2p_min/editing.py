@@ -6,20 +6,21 @@ from tqdm import tqdm
 
 from .ddim import predict, step, timesteps
 from .inversion import Inversion
-from .layers import is_number, is_whole
-from .pictures import LARGEST, to_image
-from .show import png, sheet
-from .text import encode
+from .networks.config import is_number, is_whole
+from .networks.text import encode
+from .pictures import LARGEST, png, sheet, to_image
+
+ONE_CALL = 12              # rows at most: beyond them a call is no faster for having more, and needs the memory of all
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run painted. A notebook shows it by itself.
+    """What a run generated. A notebook shows it by itself.
 
     images     PIL pictures, source first
     latents    (prompts, 4, height/f, width/f), final, before the VAE, fp32
     inversion  the source's trajectory, with which it can be edited later; a Result serves as `inversion` by itself
-    prompts    what was painted, source first
+    prompts    of the pictures, source first
     """
     images: list
     latents: torch.Tensor
@@ -34,7 +35,7 @@ class Result:
 def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=None, negative="", steps=50,
                      guidance=7.5, seed=0, height=None, width=None, latents=None, inversion=None,
                      watch=None, progress=False):
-    """Paint [source, target, ...] together, the targets' attention maps edited by the source's.
+    """Generate [source, target, ...] together, the targets' attention maps edited by the source's.
 
     Without an edit nothing is injected: the prompts then share their noise and nothing else.
 
@@ -50,25 +51,18 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     seed        of the noise; drawn on the CPU, so that it means the same picture on every device
     height, width   of the pictures, in pixels; None: the model's own size
     latents     the noise itself, (1, 4, height/f, width/f) shared, or one per prompt; None: from the seed
-    inversion   of a picture, from `invert`, or a Result of an earlier run: the source is that picture, whose prompt comes
+    inversion   of a picture, from `invert`, or a Result of an earlier run: the source is that picture, its prompt comes
                 first; as many steps as it has; `seed` is not used then
     watch       watch(z_0, t) is shown what each step predicts, before the blend: z_0 like `Result.latents`
     progress    whether to show a progress bar on standard error
     returns     `Result`
     Raises ValueError for what cannot be done, saying why.
     """
-    if not isinstance(prompts, (list, tuple)) or not prompts:
-        raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
-    if not is_number(guidance):
-        raise ValueError(f"guidance must be a finite number, not {guidance!r}")
-    for name, function in (("cross_edit", cross_edit), ("self_edit", self_edit), ("blend", blend), ("watch", watch)):
-        for each in function.values() if isinstance(function, dict) else [function]:
-            if not (each is None or callable(each) or (name == "blend" and hasattr(each, "begin"))):
-                raise ValueError(f"{name} must be a function, not {each!r}")
+    check_arguments(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, watch=watch)
     times = timesteps(model.schedule, steps)
     if inversion is not None:
         inversion = getattr(inversion, "inversion", inversion)
-        check(inversion, prompts[0], steps, guidance, negative, latents)
+        check_inversion(inversion, prompts[0], steps, guidance, negative, latents)
         latents = inversion.latents[0]            # (1, 4, height/f, width/f)
     z = noise(model, len(prompts), seed, height, width, latents)
     size = [model.vae.factor * n for n in z.shape[-2:]]
@@ -87,11 +81,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
 
     for i in tqdm(range(steps), desc="denoising", disable=not progress):
         t = 1 - i / steps
-        z_in = z.to(model.dtype)
-        eps = model.unet(z_in, times[i], context, cross_edit, self_edit, t).float()
-        if len(z[guided]):
-            eps_u = model.unet(z_in[guided], times[i], unconditional[i].expand(len(z[guided]))).float()
-            eps[guided] = eps_u + guidance * (eps[guided] - eps_u)
+        eps, eps_u = denoise(model, z, times[i], context, guided, unconditional[i], cross_edit, self_edit, t)
+        eps[guided] = eps_u + guidance * (eps[guided] - eps_u)
         if watch is not None:
             watch(predict(model.schedule, z, eps, times, i), t)
         z = step(model.schedule, z, eps, times, i)
@@ -104,21 +95,50 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
                   list(prompts))
 
 
-def check(inversion, source, steps, guidance, negative, latents):
+def denoise(model, z, timestep, context, guided, unconditional, *edits):
+    """eps of the prompts (source, then targets), and eps_u of those of them that are `guided`; fp32.
+
+    One call of the network: its rows are the source, the targets, then the unconditional ones, which no edit sees.
+    """
+    z = z.to(model.dtype)
+    rows, z_u = len(z), z[guided]
+    unconditional = unconditional.expand(len(z_u))
+    if len(z_u) and rows + len(z_u) > ONE_CALL:
+        eps, eps_u = model.unet(z, timestep, context, *edits), model.unet(z_u, timestep, unconditional)
+    else:
+        both = model.unet(torch.cat([z, z_u]), timestep, context.join(unconditional), *edits, rows)
+        eps, eps_u = both.split([rows, len(z_u)])
+    return eps.float(), eps_u.float()
+
+
+def check_arguments(prompts, guidance, **functions):
+    """Raises ValueError for what cannot be an argument of a run."""
+    if not isinstance(prompts, (list, tuple)) or not prompts:
+        raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
+    if not is_number(guidance):
+        raise ValueError(f"guidance must be a finite number, not {guidance!r}")
+    for name, function in functions.items():
+        for each in function.values() if isinstance(function, dict) else [function]:
+            if not (each is None or callable(each) or (name == "blend" and hasattr(each, "begin"))):
+                raise ValueError(f"{name} must be a function, not {each!r}")
+
+
+def check_inversion(inversion, source, steps, guidance, negative, latents):
     """Raises ValueError where the arguments of a run do not go with its inversion."""
     if not isinstance(inversion, Inversion):
         raise ValueError(f"inversion must come from invert, or be a result, not {type(inversion).__name__}")
     if source != inversion.prompt:
         raise ValueError(f"the first prompt must be the one of the inversion, {inversion.prompt!r}, not {source!r}")
     if steps != inversion.steps:
-        raise ValueError(f"the inversion has {inversion.steps} steps; give steps={inversion.steps}, or invert with {steps}")
+        raise ValueError(f"the inversion has {inversion.steps} steps; give steps={inversion.steps}, or invert with "
+                         f"{steps}")
     if latents is not None:
         raise ValueError("give latents or an inversion, not both: an inversion brings its own")
     if inversion.unconditional is not None and negative:
         raise ValueError(f"{inversion.method} brings its own unconditional embeddings; leave the negative prompt empty")
     if inversion.method == "null-text" and guidance != inversion.guidance:
-        raise ValueError(f"the null-text inversion was made for guidance {inversion.guidance:g}; give that, or invert again "
-                         f"with {guidance:g}")
+        raise ValueError(f"the null-text inversion was made for guidance {inversion.guidance:g}; give that, or invert "
+                         f"again with {guidance:g}")
 
 
 def noise(model, prompts, seed, height, width, latents):
@@ -128,8 +148,8 @@ def noise(model, prompts, seed, height, width, latents):
         size = [pixels(model, name, value) for name, value in (("height", height), ("width", width))]
         if not is_whole(seed) or not 0 <= seed < 2 ** 63:
             raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, not {seed!r}")
-        generator = torch.Generator().manual_seed(int(seed))
-        latents = torch.randn(1, channels, size[0] // f, size[1] // f, generator=generator)
+        generator = torch.Generator("cpu").manual_seed(int(seed))
+        latents = torch.randn(1, channels, size[0] // f, size[1] // f, generator=generator, device="cpu")
     elif (not isinstance(latents, torch.Tensor) or latents.ndim != 4 or not latents.numel()
             or latents.shape[0] not in (1, prompts) or latents.shape[1] != channels):
         shape = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__

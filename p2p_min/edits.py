@@ -12,7 +12,7 @@ import torch
 
 from .align import extend, find, swap, words
 from .attention import apply, wants
-from .layers import is_number, is_whole
+from .networks.config import is_number, is_whole
 
 
 def window(steps):
@@ -76,8 +76,8 @@ class CrossEdit:
     def __call__(self, M, M_star, t):
         check(self.own, M_star)
         A, own, w = (x.to(M_star) for x in (self.A, self.own, inside(self.start, self.end, t)))
-        own, w = own[:, None, None, None], w[:, None, None, None]
-        return w * (torch.einsum("hyxs,nst->nhyxt", M, A) + M_star * own) + (1 - w) * M_star
+        kept = (w * own + 1 - w)[:, None, None, None]      # w goes into what is small: maps are large
+        return torch.einsum("hyxs,nst->nhyxt", M, A * w[:, None]) + M_star * kept
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Reweight:
         return windows_of(self.start[self.c != 1], self.end[self.c != 1])
 
     def active(self, height, width, t):
-        return wants(self.base, (height, width), t) or any(inside(start, end, t) for start, end in self.windows)
+        return any(inside(start, end, t) for start, end in self.windows) or wants(self.base, (height, width), t)
 
     def __call__(self, M, M_star, t):
         check(self.c, M_star)

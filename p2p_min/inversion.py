@@ -1,4 +1,4 @@
-"""Inversion: from a picture to latents from which its prompt paints it again, so that it can be edited.
+"""Inversion: from a picture to latents from which its prompt gives it again, so that it can be edited.
 
 All four methods walk the DDIM trajectory from the picture up to noise (Song et al. 2020). They differ in what they do
 about the way down, where guidance and rounding lead away from it:
@@ -20,10 +20,9 @@ from safetensors.torch import save as to_bytes
 from tqdm import tqdm
 
 from .ddim import inverse_step, step, timesteps
-from .files import write
-from .layers import is_number
-from .pictures import fit, read, to_tensor
-from .text import Context, encode
+from .networks.config import is_number
+from .networks.text import Context, encode
+from .pictures import fit, read, to_tensor, write
 
 METHODS = ("ddim", "null-text", "negative-prompt", "direct")
 LEARNING_RATE, INNER_STEPS = 1e-2, 10                      # null-text as published
@@ -63,8 +62,8 @@ class Inversion:
         """As one safetensors file. Raises ValueError where it cannot be written."""
         tensors = dict(latents=self.latents, unconditional=self.unconditional, pooled=self.pooled)
         settings = dict(prompt=self.prompt, method=self.method, guidance=self.guidance)
-        write(Path(path), to_bytes({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None},
-                                   metadata={"p2p_min inversion": json.dumps(settings)}))
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+        write(Path(path), to_bytes(tensors, metadata={"p2p_min inversion": json.dumps(settings)}))
 
     @classmethod
     def load(cls, path):
@@ -76,7 +75,8 @@ class Inversion:
                 settings = json.loads((file.metadata() or {})["p2p_min inversion"])
                 return cls(**{name: file.get_tensor(name) for name in file.keys()}, **settings)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not an inversion that p2p_min saved ({type(error).__name__}: {error})") from None
+            raise ValueError(f"{path} is not an inversion that p2p_min saved ({type(error).__name__}: {error})"
+                             ) from None
 
 
 @torch.no_grad()
@@ -122,10 +122,10 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
 
 
 def null_text(model, latents, context, empty, times, guidance, progress=False):
-    """The unconditional embedding of each step, (steps, 1, tokens, width), with which guided sampling stays on `latents`.
+    """The unconditional embeddings with which guided sampling stays on `latents`: (steps, 1, tokens, width).
 
-    Each is optimised, from the one before, until the guided step meets the trajectory, as published (Algorithm 1): Adam,
-    its rate falling by half over the run, at most 10 times a step, sooner where the error is small enough.
+    Each is optimised, from the one before, until the guided step meets the trajectory, as published (Algorithm 1):
+    Adam, its rate falling by half over the run, at most 10 times a step, sooner where the error is small enough.
     """
     z, steps, found = latents[0], len(times), []
     embedding = empty.states.float()

@@ -1,11 +1,15 @@
-"""Pictures from files, and as tensors."""
+"""Pictures: from files, as tensors, side by side over their captions; and files written whole or not at all."""
+import io
+import os
+
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .layers import is_whole
+from .networks.config import is_whole
 
 LARGEST = 4096                                 # pixels a side: beyond that, attention needs days or memory runs out
+MARGIN = 12                                    # of a sheet
 
 
 def read(path, ground="white"):
@@ -40,14 +44,17 @@ def fit(image, size, factor, resample=Image.Resampling.LANCZOS):
     Raises ValueError for a size that is none.
     """
     pair = (size, size) if is_whole(size) else size
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(is_whole(n) and factor <= n <= LARGEST for n in pair):
-        raise ValueError(f"size must be pixels of the shorter side, or (height, width), from {factor} to {LARGEST}, not {size!r}")
+    if (not isinstance(pair, (tuple, list)) or len(pair) != 2
+            or not all(is_whole(n) and factor <= n <= LARGEST for n in pair)):
+        raise ValueError(f"size must be pixels of the shorter side, or (height, width), from {factor} to {LARGEST}, "
+                         f"not {size!r}")
     scale = max(pair[0] / image.height, pair[1] / image.width)
     if is_whole(size):
         pair = round(scale * image.height), round(scale * image.width)
     height, width = (n // factor * factor for n in pair)
     if max(height, width) > LARGEST:
-        raise ValueError(f"a picture of {image.width} × {image.height} becomes {width} × {height} pixels, more than {LARGEST} a side")
+        raise ValueError(f"a picture of {image.width} × {image.height} becomes {width} × {height} pixels, more than "
+                         f"{LARGEST} a side")
     return ImageOps.fit(to_rgb(image), (width, height), resample)
 
 
@@ -59,3 +66,63 @@ def to_tensor(image):
 def to_image(x):
     """(3, height, width) in [-1, 1] as a PIL picture."""
     return Image.fromarray(((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def sheet(images, captions, columns=None, side=256):
+    """Pictures side by side, each over its caption.
+
+    images    PIL pictures of one size; small ones are enlarged, by a whole number, to at least `side` pixels
+    captions  one text per picture
+    columns   pictures a row; None: all in one row
+    """
+    columns = columns or len(images)
+    factor = max(1, -(-side // max(images[0].size)))
+    width, height = (factor * n for n in images[0].size)
+    font = ImageFont.load_default(size=max(14, width // 18))
+    texts = [wrap(text, font, width) for text in captions]
+    line = font.getbbox("Ag")[3] + 4
+    lines = max(len(text) for text in texts)
+    cell_w, cell_h = width + MARGIN, height + lines * line + MARGIN
+    rows = -(-len(images) // columns)
+    page = Image.new("RGB", (columns * cell_w + MARGIN, rows * cell_h + MARGIN), "white")
+    draw = ImageDraw.Draw(page)
+    for i, (image, text) in enumerate(zip(images, texts)):
+        x, y = MARGIN + i % columns * cell_w, MARGIN + i // columns * cell_h
+        page.paste(image.resize((width, height), Image.Resampling.BICUBIC), (x, y))
+        for n, words in enumerate(text):
+            draw.text((x, y + height + 4 + n * line), words, "black", font)
+    return page
+
+
+def wrap(text, font, width):
+    """The text as lines of at most `width` pixels, broken between words, and in words that are longer than a line."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for letter in word:
+            lines += [""] if font.getlength(lines[-1] + letter) > width else []
+            lines[-1] += letter
+    return [line for line in lines if line]
+
+
+def png(image, info=None):
+    """A PIL picture as the bytes of a PNG file, which may hold texts (Pillow's `PngInfo`)."""
+    file = io.BytesIO()
+    image.save(file, format="PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def write(path, content):
+    """The bytes as a file, whole or not at all. Raises ValueError where it cannot be written."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)

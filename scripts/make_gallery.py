@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 import p2p_min as p2p
-from p2p_min.show import sheet
+from p2p_min.pictures import sheet
 
 SEEDS = range(10)
 GUIDANCE = 5.0

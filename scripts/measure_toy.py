@@ -31,8 +31,8 @@ import torch.nn.functional as F
 
 import p2p_min as p2p
 from p2p_min import attention
-from p2p_min.show import sheet
-from p2p_min.text import encode
+from p2p_min.networks.text import encode
+from p2p_min.pictures import sheet
 
 sys.path.append(str(Path(__file__).parent / "toy"))
 import judge as judging  # noqa: E402

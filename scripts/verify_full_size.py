@@ -25,7 +25,7 @@ from diffusers.loaders import single_file_utils as converters
 from safetensors.torch import load_file, save_file
 
 import p2p_min as p2p
-from p2p_min.text import Context, encode
+from p2p_min.networks.text import Context, encode
 
 # The configs as runwayml/stable-diffusion-v1-5, stabilityai/stable-diffusion-2-1 and stable-diffusion-xl-base-1.0 have them.
 UNET = dict(

@@ -1,5 +1,8 @@
 """A tokenizer, a Stable Diffusion and an SDXL of random weights, all tiny: what can be promised without training."""
 import json
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"                        # the tests' processes share the cores; before torch is there
 
 import pytest
 import torch
@@ -8,12 +11,16 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizerFast
 
 import p2p_min as p2p
-from p2p_min.unet import UNet
-from p2p_min.vae import VAE
+from p2p_min.networks.unet import UNet
+from p2p_min.networks.vae import VAE
+
+DEVICE = os.environ.get("P2P_MIN_DEVICE", "cpu")           # where the tests generate: "cuda" tries them there
+if DEVICE != "cpu":
+    torch.set_default_device(DEVICE)
 
 # The tokens of a word are divided by "|"; a word that is not here is spelled letter by letter.
-WORDS = ("children drawing castle fluffy burger river house horse green lion next ball blue snow cat car dog big red the "
-         "and on of to in a butter|fly bi|cycle wa|ter|color").split()
+WORDS = ("children drawing castle fluffy burger river house horse green lion next ball blue snow cat car dog big red "
+         "the and on of to in a butter|fly bi|cycle wa|ter|color").split()
 
 UNET = dict(
     _class_name="UNet2DConditionModel", sample_size=8, in_channels=4, out_channels=4, block_out_channels=[32, 64, 64],
@@ -67,7 +74,7 @@ def text_config(tokenizer, width, activation, **more):
 
 
 def write_folder(path, unet, vae, encoders, tokenizers):
-    """A checkpoint in the diffusers layout. encoders: transformers' classes and configs, by folder; tokenizers: by folder."""
+    """A checkpoint in the diffusers layout. encoders: {folder: (transformers' class, config)}; tokenizers by folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         networks = dict(unet=(UNet(unet), unet), vae=(VAE(vae), vae))
@@ -99,7 +106,7 @@ def folder(tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model(folder):
-    return p2p.load(folder, "cpu")
+    return p2p.load(folder, DEVICE, "float32")
 
 
 @pytest.fixture(scope="session")
@@ -115,4 +122,4 @@ def xl_folder(tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def xl(xl_folder):
-    return p2p.load(xl_folder, "cpu")
+    return p2p.load(xl_folder, DEVICE, "float32")

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from p2p_min.attention import Attention, Edits, attend, narrow
+from p2p_min.attention import ONLY_LOOKS, Attention, Edits, attend, choose
 
 SIZE = (3, 5)
 
@@ -124,6 +124,35 @@ def test_an_edit_that_is_not_active_costs_no_map():
     assert edit.asked == [(3, 5, 0.5)]
 
 
+def test_an_edit_that_only_looks_sees_the_maps_and_changes_nothing():
+    """`active` says ONLY_LOOKS: the edit is shown the maps, what it returns is not used, and the output is the fast path's."""
+    class Looker:
+        seen = []
+        active = lambda self, height, width, t: ONLY_LOOKS
+
+        def __call__(self, M, M_star, t):
+            self.seen.append((M.shape, M_star.shape))
+            return M_star.zero_()
+    q, k, v = qkv()
+    assert torch.equal(attend(q, k, v, SIZE, Looker(), 0.5), F.scaled_dot_product_attention(q, k, v))
+    assert Looker.seen == [((2, 3, 5, 7), (2, 2, 3, 5, 7))]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_only_the_first_rows_see_the_edit(rows):
+    """`rows`: source and targets; what comes after them (the unconditional rows) is plain attention."""
+    q, k, v = qkv(rows=4)
+    shapes = []
+
+    def edit(M, M_star, t):
+        shapes.append(M_star.shape[0])
+        return M.expand_as(M_star)
+    out = attend(q, k, v, SIZE, edit, 1.0, rows)
+    assert shapes == [rows - 1]
+    torch.testing.assert_close(out[:rows], attend(q[:rows], k[:rows], v[:rows], SIZE, edit, 1.0))
+    torch.testing.assert_close(out[rows:], F.scaled_dot_product_attention(q[rows:], k[rows:], v[rows:]))
+
+
 @pytest.mark.parametrize("answer", [
     lambda M, M_star: M, lambda M, M_star: M_star[:1], lambda M, M_star: M_star.flatten(2, 3), lambda M, M_star: None,
     lambda M, M_star: M_star.mT, lambda M, M_star: 1.0])
@@ -149,7 +178,9 @@ def test_attention_with_and_without_edit_agree(context_width, upcast):
     x = torch.randn(2, 15, 8)
     context = None if context_width is None else torch.randn(2, 7, 6)
     shapes = []
-    edited = attention(x, SIZE, context, lambda M, M_star, t: shapes.append(M.shape) or M_star, 1.0)
+    edit = lambda M, M_star, t: shapes.append(M.shape) or M_star
+    edits = Edits(self_edit=edit, t=1.0) if context is None else Edits(cross_edit=edit, t=1.0)
+    edited = attention(x, SIZE, context, edits)
     torch.testing.assert_close(edited, attention(x, SIZE, context))
     assert shapes == [(2, 3, 5, 15 if context is None else 7)]
 
@@ -193,8 +224,14 @@ def test_the_longest_prefix_that_fits_wins(model, edit, edited):
 
 def test_a_prefix_is_a_whole_name_not_a_beginning_of_letters():
     """"up_blocks.1" does not fit up_blocks.10."""
-    assert narrow({"up_blocks.1": "edit"}, "up_blocks.10") is None
-    assert Edits(cross_edit={"up_blocks.1": "edit"}).below("up_blocks.1").cross_edit == "edit"
+    assert choose({"up_blocks.1": "edit"}, "up_blocks.10.attn2") is None
+    assert choose({"up_blocks.1": "edit"}, "up_blocks.1.attn2") == choose({"up_blocks.1": "edit"}, "up_blocks.1") == "edit"
+
+
+def test_each_attention_knows_its_own_name(model):
+    """Set when the UNet is built: it is the one under which the checkpoint has it."""
+    named = {name: module for name, module in model.unet.named_modules() if isinstance(module, Attention)}
+    assert len(named) == 2 * 7 and all(module.name == name for name, module in named.items())
 
 
 @pytest.mark.parametrize("prefix", ["up_block", "up_blocks.7", "down_blocks.2", "attn2", "up_blocks.", "UP_BLOCKS",

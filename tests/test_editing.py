@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 import p2p_min as p2p
+from p2p_min import editing
 from p2p_min.align import find
 from p2p_min.ddim import step, timesteps
-from p2p_min.text import encode
+from p2p_min.networks.text import encode
 
 PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
 ATTENTIONS = 7                                             # of each kind, in the model of conftest.py
@@ -39,12 +40,12 @@ def differ(a, b):
 
 @pytest.fixture
 def calls(model, monkeypatch):
-    """A list that every forward call of the UNet is added to: its arguments after z, by position or name, and its output."""
+    """A list that every forward call of the UNet is added to: its arguments and its output."""
     seen, forward = [], model.unet.forward
 
-    def spy(z, timestep, context, cross_edit=None, self_edit=None, t=None):
-        out = forward(z, timestep, context, cross_edit, self_edit, t)
-        seen.append(dict(z=z, timestep=timestep, context=context, edits=(cross_edit, self_edit), out=out))
+    def spy(z, timestep, context, cross_edit=None, self_edit=None, t=None, rows=None):
+        out = forward(z, timestep, context, cross_edit, self_edit, t, rows)
+        seen.append(dict(z=z, timestep=timestep, context=context, edits=(cross_edit, self_edit), rows=rows, out=out))
         return out
     monkeypatch.setattr(model.unet, "forward", spy)
     return seen
@@ -151,22 +152,27 @@ def test_edits_are_told_the_time_and_the_rows(model, guidance, N):
         assert log == [(1 - i / N, 2) for i in range(N) for _ in range(ATTENTIONS)]
 
 
-@pytest.mark.parametrize("guidance, a_step", [(1, 1), (1.0, 1), (0, 2), (7.5, 2), (-1.5, 2)])
-def test_guidance_1_makes_one_network_call_a_step_and_other_values_two(model, calls, guidance, a_step):
-    """Guidance 1 is the conditional prediction alone."""
+@pytest.mark.parametrize("guidance, rows", [(1, 2), (1.0, 2), (0, 4), (7.5, 4), (-1.5, 4)])
+def test_a_step_is_one_network_call(model, calls, guidance, rows):
+    """Source, target, and an unconditional row for each; guidance 1 is the conditional prediction alone."""
     paint(model, steps=3, guidance=guidance)
-    assert len(calls) == 3 * a_step and all(len(call["z"]) == 2 for call in calls)
+    assert [(len(call["z"]), call["rows"]) for call in calls] == 3 * [(rows, 2)]
 
 
-def test_the_unconditional_call_never_sees_an_edit(model, calls):
-    """Of the two calls, the one with the negative prompt's text is plain: its output is that of the bare network."""
+@pytest.mark.parametrize("calls_a_step", [1, 2])
+def test_the_unconditional_rows_never_see_an_edit(model, calls, monkeypatch, calls_a_step):
+    """They come last, see the negative prompt's text, and what they give is what the bare network gives."""
+    if calls_a_step == 2:                                  # too many rows for one call: then in a call of their own
+        monkeypatch.setattr(editing, "ONE_CALL", 5)
     paint(model, PROMPTS, inject, inject, negative="snow")
     empty = encode(model, ["snow"]).states.expand(3, -1, -1)
-    plain = [call for call in list(calls) if torch.equal(call["context"].states, empty)]
-    assert len(plain) == 4 and all(call["edits"] == (None, None) for call in plain)
-    call = plain[-1]
+    assert len(calls) == 4 * calls_a_step
+    if calls_a_step == 2:
+        assert all(call["edits"] == (None, None) for call in calls[1::2])
+    call = calls[-1]
+    assert torch.equal(call["context"].states[-3:], empty)
     with torch.no_grad():
-        assert torch.equal(call["out"], model.unet(call["z"], call["timestep"], empty))
+        assert_same(call["out"][-3:], model.unet(call["z"][-3:], call["timestep"], empty))
 
 
 def test_guidance_is_w_in_the_formula_at_every_value(model):

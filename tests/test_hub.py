@@ -9,10 +9,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from test_checkpoint import refused
 
 import p2p_min as p2p
 from p2p_min.__main__ import main
-from test_checkpoint import refused
 
 NAME, COMMITS = "someone/small-model", {"main": "a" * 40, "v1": "b" * 40}
 CLUTTER = ("README.md", "small-model.safetensors", "model.ckpt", "unet/diffusion_pytorch_model.bin", "unet/model.onnx",

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 import p2p_min as p2p
-from p2p_min import show
 from p2p_min.align import find
 from p2p_min.ddim import alphas, timesteps
+from p2p_min.explorer import sheets
+from p2p_min.pictures import sheet
 
 PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
 ATTENTIONS = {(8, 8): 3, (4, 4): 3, (2, 2): 1}             # cross-attentions of each size, in the model of conftest.py
@@ -251,22 +252,22 @@ def lightness(colours):
 def test_the_colours_are_even():
     """Equal steps of a map are nearly equal steps of lightness, upwards from black at 0, on either side."""
     for sign in (1, -1):
-        light = lightness(show.colours(sign * np.linspace(0, 1, 11)))
+        light = lightness(sheets.colours(sign * np.linspace(0, 1, 11)))
         assert light[0] < 1 and light[-1] > 90 and np.all((np.diff(light) > 6) & (np.diff(light) < 14))
-    warm, cold = show.colours(np.array([0.5, -0.5])).astype(int)
+    warm, cold = sheets.colours(np.array([0.5, -0.5])).astype(int)
     assert warm[0] > warm[2] and cold[0] < cold[2]
-    assert (show.colours(np.array([2.0, -2.0])) == show.colours(np.array([1.0, -1.0]))).all()
+    assert (sheets.colours(np.array([2.0, -2.0])) == sheets.colours(np.array([1.0, -1.0]))).all()
 
 
 def test_a_map_lies_on_its_picture_where_it_belongs():
     """Row 0 is at the top; 0 is dark, `top` bright, half as much less so; the picture shines through."""
     values = np.zeros((4, 8), np.float32)
     values[0, 7], values[3, 0] = 1, 0.5
-    light = lightness(show.overlay(Image.new("RGB", (160, 80), "gray"), values, 1.0))
+    light = lightness(sheets.overlay(Image.new("RGB", (160, 80), "gray"), values, 1.0))
     assert light.shape == (80, 160) and light[5, 155] > light[75, 5] + 20 and light[75, 5] > light[5, 5] + 20
     half = Image.new("RGB", (160, 80), "black")
     half.paste("white", (80, 0, 160, 80))
-    light = lightness(show.overlay(half, values * 0, 1.0))
+    light = lightness(sheets.overlay(half, values * 0, 1.0))
     assert light[40, 120] > light[40, 40] + 10
 
 
@@ -274,9 +275,9 @@ def test_all_maps_of_a_sheet_are_on_one_scale_and_it_says_which(run, monkeypatch
     """Every word of every prompt, targets before and after the edit, over the largest number of all."""
     recorder, _, _, result = run
     drawn, said = [], []
-    overlay, legend = show.overlay, show.legend
-    monkeypatch.setattr(show, "overlay", lambda image, maps, top: drawn.append((maps, top)) or overlay(image, maps, top))
-    monkeypatch.setattr(show, "legend", lambda text, width: said.append(text) or legend(text, width))
+    overlay, legend = sheets.overlay, sheets.legend
+    monkeypatch.setattr(sheets, "overlay", lambda image, maps, top: drawn.append((maps, top)) or overlay(image, maps, top))
+    monkeypatch.setattr(sheets, "legend", lambda text, width: said.append(text) or legend(text, width))
     page = p2p.word_sheet(recorder, result.images)
     assert len(drawn) == sum(len(recorder.words(i)) * n for i, n in ((0, 1), (1, 2), (2, 2)))
     top = max(maps.max() for maps, _ in drawn)
@@ -285,8 +286,8 @@ def test_all_maps_of_a_sheet_are_on_one_scale_and_it_says_which(run, monkeypatch
 
 
 def test_negative_maps_are_said_to_be_blue(model, tokenizer, monkeypatch):
-    said, legend = [], show.legend
-    monkeypatch.setattr(show, "legend", lambda text, width: said.append(text) or legend(text, width))
+    said, legend = [], sheets.legend
+    monkeypatch.setattr(sheets, "legend", lambda text, width: said.append(text) or legend(text, width))
     recorder = p2p.Recorder(tokenizer, ["a car"] * 2)
     result = paint(model, recorder(p2p.reweight(tokenizer, ["a car"] * 2, {"car": -2.0})), ["a car"] * 2, steps=1)
     p2p.word_sheet(recorder, result.images)
@@ -297,7 +298,7 @@ def test_a_notebook_shows_a_result_by_itself(run):
     """`_repr_png_` is a PNG: all pictures over their prompts."""
     result = run[3]
     shown = Image.open(io.BytesIO(result._repr_png_()))
-    assert shown.format == "PNG" and shown.size == show.sheet(result.images, PROMPTS).size and result.prompts == PROMPTS
+    assert shown.format == "PNG" and shown.size == sheet(result.images, PROMPTS).size and result.prompts == PROMPTS
 
 
 def test_runs_of_one_step_are_each_their_own(model, recorder):

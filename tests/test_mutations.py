@@ -4,14 +4,14 @@ import random
 import re
 import struct
 
+import originals
 import pytest
 import torch
 
-import originals
 import p2p_min as p2p
-from p2p_min import checkpoint
-from p2p_min.checkpoint import load_part
-from p2p_min.vae import VAE
+from p2p_min.checkpoints import tokenizers
+from p2p_min.checkpoints.folder import load_part
+from p2p_min.networks.vae import VAE
 
 VAE_ = dict(block_out_channels=[4], layers_per_block=1, norm_num_groups=2, down_block_types=["DownEncoderBlock2D"],
             up_block_types=["UpDecoderBlock2D"])
@@ -216,7 +216,7 @@ def whole(tokenizer, tmp_path_factory):
     """(a single file, what loads it)."""
     def load(file):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoint, "load_tokenizer", lambda *_: tokenizer)          # not what is tried here, and slow
+            patch.setattr(tokenizers, "load_tokenizer", lambda *_: tokenizer)          # not what is tried here, and slow
             model = p2p.load(file, "cpu", tokenizer="none")
         return {f"{part}.{name}": tensor for part in ("unet", "vae", "text_encoder")
                 for name, tensor in getattr(model, part).named_parameters()}

@@ -10,7 +10,7 @@ from browser import CHROMIUM, Page
 from PIL import Image
 
 import p2p_min as p2p
-from p2p_min import page as paging
+from p2p_min.explorer import page as paging
 
 PROMPTS = ["a big car, next to a river", "a big bicycle, next to a river", "a red car <b>next</b> to a"]
 STEPS = 5

@@ -22,8 +22,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 import p2p_min as p2p
 from p2p_min import ddim, inversion
 from p2p_min.attention import Attention
-from p2p_min.text import Context, encode
-from p2p_min.unet import UNet
+from p2p_min.networks.text import Context, encode
+from p2p_min.networks.unet import UNet
 
 SOURCE, TARGET = "a photo of a cat riding a bicycle", "a photo of a dog riding a bicycle"
 CLOSE = 1e-5

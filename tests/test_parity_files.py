@@ -9,16 +9,16 @@ diffusers = pytest.importorskip("diffusers")
 import json
 from functools import partial
 
+import originals
 import torch
 from diffusers.loaders import single_file_utils as utils
+from originals import UNET, fill, write
 from safetensors.torch import load_file
+from test_single_files import PROMPTS, same, words
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-import originals
 import p2p_min as p2p
-from originals import UNET, fill, write
-from p2p_min.text import encode
-from test_single_files import PROMPTS, same, words
+from p2p_min.networks.text import encode
 
 FOUR = dict(cross_attention_dim=64, sample_size=64)
 XL = dict(block_out_channels=(64, 64, 128), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

@@ -1,4 +1,4 @@
-"""What the READMEs show in Python runs: all blocks of a file in one namespace, on few steps, in a folder of their own."""
+"""What the READMEs show in Python runs: all blocks of a file in one namespace, few steps, in a folder of their own."""
 import importlib
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 import p2p_min as p2p
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = {str(path.relative_to(ROOT)): re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+BLOCKS = {str(path.relative_to(ROOT)): re.findall(r"(?ms)^```python\n(.*?)^```", path.read_text(encoding="utf-8"))
           for path in [ROOT / "README.md", *sorted((ROOT / "scripts").glob("**/README.md"))]}
 
 
@@ -31,13 +31,13 @@ def test_the_python_of_a_readme_runs(name, tmp_path, monkeypatch):
 
 
 NAMED = [(module, name) for module, names in re.findall(
-    r"`(\w+)\.py`: ((?:`\w+`(?:, )?)+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    r"`([\w/]+)\.py`: ((?:`\w+`(?:, )?)+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     for name in re.findall(r"\w+", names)]
 
 
 @pytest.mark.parametrize("module, name", NAMED, ids="-".join)
 def test_what_the_paper_table_names_is_there(module, name):
-    assert hasattr(importlib.import_module(f"p2p_min.{module}"), name)
+    assert hasattr(importlib.import_module(f"p2p_min.{module.replace('/', '.')}"), name)
 
 
 def test_the_paper_table_is_read():

@@ -15,8 +15,8 @@ import p2p_min as p2p
 from p2p_min.align import find
 from p2p_min.ddim import step, timesteps
 from p2p_min.inversion import METHODS
-from p2p_min.text import Context, encode, tokens
-from p2p_min.unet import UNet as Network
+from p2p_min.networks.text import Context, encode, tokens
+from p2p_min.networks.unet import UNet as Network
 
 PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
 SOURCE = PROMPTS[0]
@@ -240,7 +240,7 @@ def test_what_the_unconditional_rows_see(xl, inverted, calls, method):
     p2p.invert(xl, picture(), SOURCE, method, 1)
     sizes = torch.tensor([32.0, 48, 0, 0, 32, 48])
     assert all((call["context"].sizes == sizes).all() for call in calls)
-    seen = calls[1]["context"]
+    seen = Context(*(part[-2:] for part in calls[0]["context"]))     # a step's last rows
     if method == "negative-prompt":
         assert torch.equal(seen.states[0], states[0]) and torch.equal(seen.pooled[0], pooled[0])
     else:

@@ -2,16 +2,16 @@
 import json
 from pathlib import Path
 
+import originals
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import load_file
-
-import originals
-import p2p_min as p2p
 from originals import UNET, fill, write
-from p2p_min.__main__ import main
+from safetensors.torch import load_file
 from test_checkpoint import refused
+
+import p2p_min as p2p
+from p2p_min.__main__ import main
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 LAST_NORM = UNET + "output_blocks.3.1.transformer_blocks.0.norm1.bias"

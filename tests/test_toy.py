@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICE
 
 import p2p_min as p2p
 from p2p_min.align import find
-from p2p_min.text import encode
+from p2p_min.networks.text import encode
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "weights" / "toy"
@@ -21,7 +22,7 @@ EXAMPLES = [["a big red bicycle", "a big red car"],
 
 @pytest.fixture(scope="module")
 def toy():
-    return p2p.load(FOLDER, "cpu")
+    return p2p.load(FOLDER, DEVICE, "float32")
 
 
 def paint(model, prompts, *edits, **arguments):

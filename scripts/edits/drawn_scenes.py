@@ -7,11 +7,10 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 import judge as judging
+import numpy as np
 import world
+from PIL import Image
 
 FIRST_SEED = 30_000_000
 SAID = frozenset({"color", "size", "amount"})

@@ -4,7 +4,7 @@ from statistics import fmean
 
 from PIL import Image
 
-from p2p_min.show import sheet
+from p2p_min.pictures import sheet
 
 NAMES = {"vae": "VAE alone"}
 # name of the number: head of its column, in two lines; what it is multiplied by; digits

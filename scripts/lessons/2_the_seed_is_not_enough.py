@@ -10,12 +10,12 @@ import os
 
 import numpy as np
 import torch
+from figures import overlap, show
 
 import p2p_min as p2p
-from figures import overlap, show
 from p2p_min.ddim import step, timesteps
 from p2p_min.editing import decode
-from p2p_min.text import encode
+from p2p_min.networks.text import encode
 
 STEPS = int(os.environ.get("LESSON_STEPS", 20))            # of the denoising; a test takes fewer
 model = p2p.load("weights/toy")

@@ -9,9 +9,9 @@ import os
 
 import numpy as np
 import torch
+from figures import matrix, overlap, show, tokens
 
 import p2p_min as p2p
-from figures import matrix, overlap, show, tokens
 
 STEPS = int(os.environ.get("LESSON_STEPS", 20))            # of the denoising; a test takes fewer
 TAU = 0.4                                                  # maps are injected while t > TAU: the first 60 % of the steps

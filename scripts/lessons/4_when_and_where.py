@@ -10,9 +10,9 @@ import os
 import numpy as np
 import torch
 import torch.nn.functional as F
+from figures import show
 
 import p2p_min as p2p
-from figures import show
 from p2p_min.align import find
 
 STEPS = int(os.environ.get("LESSON_STEPS", 20))            # of the denoising; a test takes fewer

@@ -11,14 +11,14 @@ import time
 
 import numpy as np
 import torch
+from figures import save, show
 from PIL import Image, ImageDraw
 
 import p2p_min as p2p
-from figures import save, show
 from p2p_min.ddim import inverse_step, step, timesteps
 from p2p_min.editing import decode
+from p2p_min.networks.text import encode
 from p2p_min.pictures import to_tensor
-from p2p_min.text import encode
 
 sys.path.append("scripts/toy")
 import world

@@ -8,10 +8,10 @@ import os
 
 import numpy as np
 import torch
+from figures import show
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import p2p_min as p2p
-from figures import show
 from p2p_min.align import find
 from p2p_min.attention import attend
 

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+import world
+from loop import Muon
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import p2p_min as p2p
-import world
-from loop import Muon
 
 KINDS, COLORS, SIZES = world.KINDS, tuple(world.COLORS), ("small", "medium", "big")
 PLACES, STYLES = tuple(world.PLACES), ("",) + world.STYLES           # "": plain ground, no style

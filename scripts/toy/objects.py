@@ -8,7 +8,7 @@ or the style, so that one attribute can be changed and all the rest stays as it 
 import math
 from random import Random
 
-from pen import Color, DARK, GLASS, LAMPLIGHT, Pen, Point, box, darker, ellipse, lighter, luma, mix
+from pen import DARK, GLASS, LAMPLIGHT, Color, Pen, Point, box, darker, ellipse, lighter, luma, mix
 
 
 def fur(pen: Pen, rng: Random, at: Point, radii: Point, color: Color, amount: float, inner: bool = False) -> None:

@@ -7,7 +7,7 @@ is the side (-1 or 1) where the first object is not, or 0 if both are taken.
 import math
 from random import Random
 
-from pen import CRAYON, Color, PENCIL, Pen, box, darker, ellipse
+from pen import CRAYON, PENCIL, Color, Pen, box, darker, ellipse
 
 
 def _land(pen: Pen, height: float, color: Color, rng: Random, swell: float = 0.015) -> None:

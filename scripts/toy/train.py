@@ -58,16 +58,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+import world
+from loop import Muon, barrier, fit
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-import world
-from loop import Muon, barrier, fit
 from p2p_min.ddim import Schedule, step, timesteps
-from p2p_min.unet import UNet
-from p2p_min.vae import VAE
+from p2p_min.networks.unet import UNet
+from p2p_min.networks.vae import VAE
 
 SIZE, FACTOR, LENGTH = 64, 4, 77
 WORDS = 24                                     # captions are shorter; behind them stand the empty prompt's states

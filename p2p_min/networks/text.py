@@ -1,10 +1,9 @@
 """Prompts to what the UNet is told of them, through transformers' CLIP: one encoder in SD 1.x and 2.x, two in SDXL."""
+import unicodedata
 from typing import NamedTuple
 
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-from .align import spans
 
 
 class Context(NamedTuple):
@@ -16,9 +15,31 @@ class Context(NamedTuple):
     def expand(self, rows):
         return Context(*(None if part is None else part.expand(rows, *part.shape[1:]) for part in self))
 
+    def join(self, other):
+        """The rows of both, these first."""
+        return Context(*(None if a is None else torch.cat([a, b]) for a, b in zip(self, other)))
+
+
+def spans(tokenizer, prompt):
+    """(start, end) in the prompt's characters for each of its tokens, start and end token included (as (0, 0)).
+
+    Raises ValueError if the prompt has more tokens than the model reads, saying what would be lost.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"a prompt must be text, not {type(prompt).__name__}: {prompt!r}")
+    if any(unicodedata.category(letter) == "Cs" for letter in prompt):
+        raise ValueError(f"the prompt {prompt!r} has bytes that are no text")
+    offsets = tokenizer(prompt, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    limit = tokenizer.model_max_length
+    if len(offsets) > limit:
+        lost = prompt[offsets[limit - 1][0]:]
+        raise ValueError(f"the prompt has {len(offsets)} tokens and the model reads {limit}; shorten it, or this "
+                         f"would be lost: {lost!r}")
+    return offsets
+
 
 def text_encoder(config, projects=False):
-    """transformers' CLIP from the dict of a `text_encoder/config.json`; SDXL's second one `projects` its pooled state."""
+    """transformers' CLIP from the dict of a `text_encoder/config.json`; SDXL's second `projects` its pooled state."""
     if config.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
         raise ValueError(f"text encoder: its config has model_type = {config['model_type']!r}; p2p_min reads CLIP only")
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
@@ -39,8 +60,9 @@ def encode(model, prompts, height=None, width=None, is_negative=False):
     if model.text_encoder_2 is None:
         ids = tokens(model.tokenizer, prompts).to(model.device)
         return Context(model.text_encoder(ids).last_hidden_state.to(model.dtype))
-    first, second = (encoder(tokens(tokenizer, prompts).to(model.device), output_hidden_states=True) for tokenizer, encoder in
-                     ((model.tokenizer, model.text_encoder), (model.tokenizer_2, model.text_encoder_2)))
+    first, second = (encoder(tokens(tokenizer, prompts).to(model.device), output_hidden_states=True)
+                     for tokenizer, encoder in ((model.tokenizer, model.text_encoder),
+                                                (model.tokenizer_2, model.text_encoder_2)))
     states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1).to(model.dtype)
     pooled = second.text_embeds.to(model.dtype)
     if is_negative and model.zeros_for_empty:
@@ -54,4 +76,5 @@ def tokens(tokenizer, prompts):
     """(prompts, tokens), padded to the length that the encoder reads, as in Stable Diffusion."""
     for prompt in prompts:
         spans(tokenizer, prompt)                           # raises where something would be cut off
-    return tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    length = tokenizer.model_max_length
+    return tokenizer(prompts, padding="max_length", max_length=length, return_tensors="pt").input_ids

@@ -69,7 +69,8 @@ VAE = (
     ("upsamplers.0.", "upsample."), ("group_norm.", "norm."), ("to_q.", "q."), ("to_k.", "k."), ("to_v.", "v."),
     ("to_out.0.", "proj_out."))
 OPENCLIP = (
-    ("embeddings.token_embedding.", "token_embedding."), ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("embeddings.token_embedding.", "token_embedding."),
+    ("embeddings.position_embedding.weight", "positional_embedding"),
     ("encoder.layers.", "transformer.resblocks."), ("layer_norm1.", "ln_1."), ("layer_norm2.", "ln_2."),
     ("self_attn.", "attn."), ("mlp.fc1.", "mlp.c_fc."), ("mlp.fc2.", "mlp.c_proj."),
     ("final_layer_norm.", "ln_final."))
@@ -103,7 +104,8 @@ def original_unet(name, config):
         if name.startswith(new):
             return old + name[len(new):]
     way, i, kind, j, rest = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", name).groups()
-    i, j, layers, attends = int(i), int(j), config["layers_per_block"], "CrossAttn" in config[f"{way}_block_types"][int(i)]
+    i, j, layers = int(i), int(j), config["layers_per_block"]
+    attends = "CrossAttn" in config[f"{way}_block_types"][i]
     if way == "down":                                      # each block: its layers, then the one that halves the size
         first = 1 + sum(n + 1 for n in layers[:i])
         if kind == "downsamplers":
@@ -125,7 +127,7 @@ def original_vae(name, blocks):
 
 
 def original_openclip(name, prefix, there):
-    if name == "text_projection.weight" and prefix + name not in there:                # x @ P there, a linear layer here
+    if name == "text_projection.weight" and prefix + name not in there:            # x @ P there, a linear layer here
         return prefix + "text_projection", torch.t
     match = re.fullmatch(r"(.*self_attn\.)([qkv])_proj\.(weight|bias)", name)
     if match:                                              # the three projections are stored as one tensor
@@ -146,7 +148,7 @@ def pointwise(tensor):
 
 def is_ignored(name, kind, configs):
     """Whether a tensor of a single file is nothing that a picture needs."""
-    if kind == "SD 2.x" and (match := RESBLOCK.fullmatch(name)):                       # those behind the layer that is read
+    if kind == "SD 2.x" and (match := RESBLOCK.fullmatch(name)):           # those behind the layer that is read
         return int(match[1]) >= configs["text_encoder"]["num_hidden_layers"]
     return SINGLE_IGNORED.fullmatch(name) is not None
 

@@ -1,8 +1,9 @@
 """What the words of a run attend to: its cross-attention maps, watched by an edit that looks and passes on."""
 import torch
 
-from .align import find, spans, words
-from .attention import watch
+from ..align import find, words
+from ..networks.text import spans
+from ..watching import watch
 
 SMALL = 32 * 32                                # pixels: larger maps are kept on average only
 
@@ -17,8 +18,9 @@ class Recorder:
     prompts   those of the run, source first; one alone is fine
     per_step  whether to keep each step's maps too (of at most 32 × 32 pixels, averaged over heads) and, with
               `watch=recorder.watch` as an argument of the run, its predictions
-    The run is the same to the bit as without. The edit keeps nothing; what was seen is in the recorder alone, as averages
-    that do not grow with the run. A new run starts anew: t shows it by rising, or an edit was given to the recorder since.
+    The run is the same to the bit as without. The edit keeps nothing; what was seen is in the recorder alone, as
+    averages that do not grow with the run. A new run starts anew: t shows it by rising, or an edit was given to the
+    recorder since.
 
     sizes, size  the (height, width) of the maps seen, largest first; the one that `maps` gives if none is named
     times        the t of every step kept, falling
@@ -55,8 +57,8 @@ class Recorder:
         if len(M_star) + 1 != len(self.prompts):
             raise ValueError(f"this recorder was built for {len(self.prompts)} prompts; the run has {len(M_star) + 1}")
         if M.shape[-1] != self.tokenizer.model_max_length:
-            raise ValueError(f"a recorder watches cross-attention, over {self.tokenizer.model_max_length} tokens; these "
-                             f"maps have {M.shape[-1]} keys")
+            raise ValueError(f"a recorder watches cross-attention, over {self.tokenizer.model_max_length} tokens; "
+                             f"these maps have {M.shape[-1]} keys")
         self.begin(t)
         size = tuple(M.shape[1:3])
         maps = torch.cat([M[None, ..., :self.keys], M_star[..., :self.keys], M_hat[..., :self.keys]]).float()

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .align import find, written_words
-from .editing import decode
-from .edits import auto
-from .maps import SMALL
-from .show import COLOURS, png
+from ..align import find, written_words
+from ..editing import decode
+from ..edits import auto
+from ..pictures import png
+from .recorder import SMALL
+from .sheets import COLOURS
 
-CELLS = 2_500_000                              # bytes of maps at most, before compression: beyond that, fewer steps are kept
+CELLS = 2_500_000                              # bytes of maps at most, before compression; else fewer steps are kept
 STRIP, THUMB = 8, 128                          # steps whose predicted picture is shown, and its longest side in pixels
 
 
@@ -92,7 +93,8 @@ def partner(recorder, i, word):
         return recorder.words().index(word)
     A = auto(recorder.tokenizer, recorder.prompts).A[i - 1]
     tokens = find(recorder.tokenizer, recorder.prompts[i], word)
-    shares = [A[find(recorder.tokenizer, recorder.prompts[0], each)][:, tokens].sum().item() for each in recorder.words()]
+    shares = [A[find(recorder.tokenizer, recorder.prompts[0], each)][:, tokens].sum().item()
+              for each in recorder.words()]
     return int(np.argmax(shares)) if any(shares) else None
 
 
@@ -111,4 +113,5 @@ def strip(model, recorder):
     pictures = [decode(model, recorder.predictions[times[n]].to(model.device)) for n in chosen]
     for picture in (picture for of_step in pictures for picture in of_step):
         picture.thumbnail((THUMB, THUMB))
-    return dict(steps=[n + 1 for n in chosen], pictures=[[url(picture) for picture in of_row] for of_row in zip(*pictures)])
+    return dict(steps=[n + 1 for n in chosen],
+                pictures=[[url(picture) for picture in of_row] for of_row in zip(*pictures)])

@@ -1,11 +1,13 @@
-"""Which Stable Diffusion a single file holds: read from the names and shapes of its tensors, as configs like a folder's."""
+"""Which Stable Diffusion a single file holds: told by its tensors' names and shapes, as configs like a folder's."""
 import re
 from typing import NamedTuple
 
-from . import keys
-from .keys import UNET_PREFIX as UNET, VAE_PREFIX as VAE
+from . import names
+from .names import UNET_PREFIX as UNET
+from .names import VAE_PREFIX as VAE
 
-SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
+SCHEDULER = dict(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
 PREDICTIONS = ("epsilon", "v_prediction")
 V_SPREAD = 0.09            # of one norm's bias: v-prediction models of 2.x lie above it, the others below (ComfyUI)
 SD2_LAYERS = 23            # of OpenCLIP's 24: SD 2.x reads the last but one, through the final norm
@@ -27,7 +29,8 @@ def recognise(stored, prediction=None):
     configs = dict(unet=unet_config(shapes, kind, prediction), vae=vae_config(shapes, kind))
     for part in ("text_encoder", "text_encoder_2"):
         if part in prefixes:
-            configs[part] = (openclip_config if keys.is_openclip(prefixes[part]) else clip_config)(shapes, prefixes[part])
+            read = openclip_config if names.is_openclip(prefixes[part]) else clip_config
+            configs[part] = read(shapes, prefixes[part])
     if kind == "SD 2.x":
         layers = configs["text_encoder"]["num_hidden_layers"]
         configs["text_encoder"]["num_hidden_layers"] = min(layers, SD2_LAYERS)
@@ -39,28 +42,29 @@ def recognise(stored, prediction=None):
     return Found(kind, prefixes, configs, prediction, why)
 
 
-def family(names):
+def family(there):
     """(kind, prefixes) of a checkpoint. Raises ValueError for what is none, saying what it looks like."""
-    starts = lambda prefix: any(name.startswith(prefix) for name in names)
-    if any("lora" in name.lower() for name in names):
+    starts = lambda prefix: any(name.startswith(prefix) for name in there)
+    if any("lora" in name.lower() for name in there):
         raise ValueError("is a LoRA, which changes a checkpoint and is none; LoRAs are out of p2p_min's scope")
     if starts("conditioner.embedders.0.model.") and starts(UNET + "label_emb."):
         raise ValueError("is SDXL's refiner, which p2p_min does not run; give the base model")
     if starts(UNET + "input_blocks."):
-        for kind, encoders in keys.LAYOUTS:
+        for kind, encoders in names.LAYOUTS:
             if all(map(starts, encoders.values())):
                 return kind, dict(unet=UNET, vae=VAE, **encoders)
         raise ValueError("has a UNet but no text encoder that p2p_min knows; give a complete checkpoint")
     if any(map(starts, ("down_blocks.", "encoder.", "decoder.", "text_model."))):
-        raise ValueError("is one part of a model alone; give the diffusers folder that holds unet/, vae/, text_encoder/, …")
+        raise ValueError("is one part of a model alone; give the diffusers folder that holds unet/, vae/, …")
     raise ValueError("is no Stable Diffusion 1.x, 2.x or XL checkpoint in the original layout; its first tensors are "
-                     + keys.some(names))
+                     + names.some(there))
 
 
 def choose_prediction(stored, shapes, kind, given):
     """What the UNet predicts, and how that is known: shapes cannot tell."""
     if "ztsnr" in shapes:
-        raise ValueError("was trained to zero terminal SNR (it has a tensor named ztsnr), which p2p_min does not implement")
+        raise ValueError("was trained to zero terminal SNR (it has a tensor named ztsnr), which p2p_min does not "
+                         "implement")
     if given is not None:
         return given, "as given"
     if "v_pred" in shapes:
@@ -75,8 +79,8 @@ def choose_prediction(stored, shapes, kind, given):
         raise ValueError("has a UNet without attention on its way up")
     bias = stored.get_tensor(f"{UNET}output_blocks.{blocks[-1]}.1.transformer_blocks.0.norm1.bias")
     spread = bias.float().std(unbiased=False).item()
-    return PREDICTIONS[spread > V_SPREAD], (f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}, unless "
-                                            "--prediction says otherwise")
+    return PREDICTIONS[spread > V_SPREAD], (f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}, "
+                                            "unless --prediction says otherwise")
 
 
 def unet_config(shapes, kind, prediction):
@@ -98,7 +102,8 @@ def unet_config(shapes, kind, prediction):
     if not any(downs[-1]):
         layers[-1] = mid or 1
     elif mid not in (0, downs[-1][0]):
-        raise ValueError(f"has a UNet whose middle has {mid} transformer layers where its last block has {downs[-1][0]}")
+        raise ValueError(f"has a UNet whose middle has {mid} transformer layers where its last block has "
+                         f"{downs[-1][0]}")
     attends = next((name for name in shapes if name.startswith(UNET) and name.endswith(".attn2.to_k.weight")), None)
     if attends is None:
         raise ValueError("has a UNet without cross-attention")
@@ -106,7 +111,8 @@ def unet_config(shapes, kind, prediction):
     middle = any(name.startswith(UNET + "middle_block.") for name in shapes)
     return dict(
         in_channels=size("input_blocks.0.0.weight", 4)[1], out_channels=size("out.2.weight", 4)[0],
-        block_out_channels=channels, layers_per_block=list(map(len, downs)), cross_attention_dim=need(shapes, attends, 2)[1],
+        block_out_channels=channels, layers_per_block=list(map(len, downs)),
+        cross_attention_dim=need(shapes, attends, 2)[1],
         down_block_types=["CrossAttnDownBlock2D" if any(block) else "DownBlock2D" for block in downs],
         up_block_types=["CrossAttnUpBlock2D" if any(block) else "UpBlock2D" for block in ups],
         mid_block_type="UNetMidBlock2DCrossAttn" if mid else "UNetMidBlock2D" if middle else None,
@@ -131,7 +137,8 @@ def vae_config(shapes, kind):
 def clip_config(shapes, prefix):
     size = lambda name: need(shapes, prefix + name, 2)
     return text_config(size("embeddings.token_embedding.weight"), size("embeddings.position_embedding.weight"),
-                       size("encoder.layers.0.mlp.fc1.weight"), numbers(shapes, prefix + "encoder.layers.#."), "quick_gelu")
+                       size("encoder.layers.0.mlp.fc1.weight"), numbers(shapes, prefix + "encoder.layers.#."),
+                       "quick_gelu")
 
 
 def openclip_config(shapes, prefix):
@@ -152,10 +159,10 @@ def text_config(tokens, positions, inner, layers, activation):
                 intermediate_size=inner[0])
 
 
-def numbers(names, pattern):
-    """The sorted numbers that stand at the # of `pattern` in the names that begin with it."""
+def numbers(there, pattern):
+    """The sorted numbers that stand at the # of `pattern` in the names there that begin with it."""
     pattern = re.compile(re.escape(pattern).replace(r"\#", r"(\d+)"))
-    return sorted({int(match[1]) for match in map(pattern.match, names) if match})
+    return sorted({int(match[1]) for match in map(pattern.match, there) if match})
 
 
 def need(shapes, name, dims):

@@ -1,48 +1,14 @@
-"""Results and maps as pictures."""
-import io
-
+"""Maps as pictures."""
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-MARGIN = 12
+from ..pictures import MARGIN, sheet, wrap
+
 # Colours from -1 to 1, in steps of equal lightness: blues, black at 0, and matplotlib's "inferno".
 COLOURS = np.array([list(bytes.fromhex(colour)) for colour in (
     "e9f6f9 b5dcea 86c2dc 5ba3cc 3a86bb 2169a0 174f7e 0f3355 061a30 "
     "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4").split()])
 HEAT = 0.7                                     # how much of a map and how little of the picture below it one sees
-
-
-def sheet(images, captions, columns=None, side=256):
-    """Pictures side by side, each over its caption.
-
-    images    PIL pictures of one size; small ones are enlarged, by a whole number, to at least `side` pixels
-    captions  one text per picture
-    columns   pictures a row; None: all in one row
-    """
-    columns = columns or len(images)
-    factor = max(1, -(-side // max(images[0].size)))
-    width, height = (factor * n for n in images[0].size)
-    font = ImageFont.load_default(size=max(14, width // 18))
-    texts = [wrap(text, font, width) for text in captions]
-    line = font.getbbox("Ag")[3] + 4
-    lines = max(len(text) for text in texts)
-    cell_w, cell_h = width + MARGIN, height + lines * line + MARGIN
-    rows = -(-len(images) // columns)
-    page = Image.new("RGB", (columns * cell_w + MARGIN, rows * cell_h + MARGIN), "white")
-    draw = ImageDraw.Draw(page)
-    for i, (image, text) in enumerate(zip(images, texts)):
-        x, y = MARGIN + i % columns * cell_w, MARGIN + i // columns * cell_h
-        page.paste(image.resize((width, height), Image.Resampling.BICUBIC), (x, y))
-        for n, words in enumerate(text):
-            draw.text((x, y + height + 4 + n * line), words, "black", font)
-    return page
-
-
-def png(image, info=None):
-    """A PIL picture as the bytes of a PNG file, which may hold texts (Pillow's `PngInfo`)."""
-    file = io.BytesIO()
-    image.save(file, format="PNG", pnginfo=info)
-    return file.getvalue()
 
 
 def colours(values):
@@ -56,7 +22,8 @@ def overlay(image, values, top):
 
     values  (height, width) numbers of any size, spread over the whole picture
     """
-    heat = Image.fromarray(np.asarray(values, np.float32) / max(top, 1e-12)).resize(image.size, Image.Resampling.BILINEAR)
+    heat = Image.fromarray(np.asarray(values, np.float32) / max(top, 1e-12))
+    heat = heat.resize(image.size, Image.Resampling.BILINEAR)
     return Image.blend(image.convert("L").convert("RGB"), Image.fromarray(colours(np.asarray(heat))), HEAT)
 
 
@@ -98,18 +65,3 @@ def legend(text, width):
     for n, line in enumerate(lines):
         ImageDraw.Draw(strip).text((MARGIN, MARGIN + 18 + 20 * n), line, "black", font)
     return strip
-
-
-def wrap(text, font, width):
-    """The text as lines of at most `width` pixels, broken between words, and in words that are longer than a line."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines.append("")
-        for letter in word:
-            lines += [""] if font.getlength(lines[-1] + letter) > width else []
-            lines[-1] += letter
-    return [line for line in lines if line]

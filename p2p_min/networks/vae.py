@@ -2,15 +2,16 @@
 import torch.nn.functional as F
 from torch import nn
 
-from .attention import Attention
-from .layers import Downsample, Resnet, Upsample, per_block, read_config
+from ..attention import Attention
+from .config import per_block, read_config
+from .layers import Downsample, Resnet, Upsample
 
 USED = dict(
     in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(64,), layers_per_block=1,
     down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",), norm_num_groups=32,
     scaling_factor=0.18215, mid_block_add_attention=True, use_quant_conv=True, use_post_quant_conv=True)
 FIXED = dict(act_fn=("silu", "swish"), shift_factor=(None,), latents_mean=(None,), latents_std=(None,))
-IGNORED = ("sample_size", "force_upcast")      # how large, and (checkpoint.py) how precise, it likes to be run
+IGNORED = ("sample_size", "force_upcast")      # how large, and (checkpoints/) how precise, it likes to be run
 EPS = 1e-6
 
 

@@ -1,7 +1,7 @@
 """The conditional UNet of Stable Diffusion, built from its checkpoint's own config.
 
-Modules carry the names of the diffusers checkpoints, so that a folder loads without a map. Every attention call is
-given its edit as an argument that travels down from `UNet.forward`.
+Modules carry the names of the diffusers checkpoints, so that a folder loads without a map. What edits there are travels
+down from `UNet.forward` to every attention as one argument, `edits`.
 """
 import math
 
@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .attention import Attention, Edits
-from .layers import Downsample, Resnet, Upsample, is_whole, per_block, read_config
+from ..attention import Attention, Edits
+from .config import is_whole, per_block, read_config
+from .layers import Downsample, Resnet, Upsample
 
 USED = dict(
     in_channels=4, out_channels=4, sample_size=None, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
@@ -87,8 +88,8 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(self, x, size, context, edits):
-        x = x + self.attn1(self.norm1(x), size, edit=edits.below("attn1").self_edit, t=edits.t)
-        x = x + self.attn2(self.norm2(x), size, context, edit=edits.below("attn2").cross_edit, t=edits.t)
+        x = x + self.attn1(self.norm1(x), size, edits=edits)
+        x = x + self.attn2(self.norm2(x), size, context, edits)
         return x + self.ff(self.norm3(x))
 
 
@@ -113,8 +114,8 @@ class Transformer(nn.Module):
         size = x.shape[-2:]
         tokens = self.norm(x).flatten(2).transpose(1, 2)                # (rows, pixels, channels)
         tokens = project(self.proj_in, tokens)
-        for i, block in enumerate(self.transformer_blocks):
-            tokens = block(tokens, size, context, edits.below(f"transformer_blocks.{i}"))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, size, context, edits)
         return x + project(self.proj_out, tokens).transpose(1, 2).unflatten(2, size)
 
 
@@ -141,7 +142,7 @@ class Block(nn.Module):
     def layer(self, i, x, time, context, edits):
         x = self.resnets[i](x, time)
         if self.attentions:
-            x = self.attentions[i](x, context, edits.below(f"attentions.{i}"))
+            x = self.attentions[i](x, context, edits)
         return x
 
     def down(self, x, time, context, edits):
@@ -168,14 +169,15 @@ class MidBlock(nn.Module):
 
     def __init__(self, channels, heads, layers, config, attends):
         super().__init__()
-        resnet = (channels, channels, config["norm_num_groups"], config["norm_eps"], 4 * config["block_out_channels"][0])
+        resnet = (channels, channels, config["norm_num_groups"], config["norm_eps"],
+                  4 * config["block_out_channels"][0])
         self.attentions = nn.ModuleList([Transformer(channels, heads, layers, config)] if attends else [])
         self.resnets = nn.ModuleList(Resnet(*resnet) for _ in range(2 if attends else 1))
 
     def forward(self, x, time, context, edits):
         x = self.resnets[0](x, time)
         for attention, resnet in zip(self.attentions, self.resnets[1:]):
-            x = resnet(attention(x, context, edits.below("attentions.0")), time)
+            x = resnet(attention(x, context, edits), time)
         return x
 
 
@@ -196,8 +198,8 @@ class UNet(nn.Module):
         up_attends = block_kinds(c["up_block_types"], "UpBlock2D", n)
 
         if not is_whole(c["cross_attention_dim"]):
-            raise ValueError(f"UNet: its config has cross_attention_dim = {c['cross_attention_dim']!r}; p2p_min implements "
-                             "one number for all blocks only")
+            raise ValueError(f"UNet: its config has cross_attention_dim = {c['cross_attention_dim']!r}; p2p_min "
+                             "implements one number for all blocks only")
         size = c["sample_size"]
         if not (size is None or is_whole(size) or (isinstance(size, (list, tuple)) and len(size) == 2
                                                    and all(map(is_whole, size)))):
@@ -206,8 +208,8 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(c["in_channels"], channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
         if c["addition_embed_type"] not in (None, "text_time"):
-            raise ValueError(f"UNet: its config has addition_embed_type = {c['addition_embed_type']!r}; p2p_min implements "
-                             "'text_time' (SDXL) only")
+            raise ValueError(f"UNet: its config has addition_embed_type = {c['addition_embed_type']!r}; p2p_min "
+                             "implements 'text_time' (SDXL) only")
         self.add_embedding = None                          # SDXL's pooled text and sizes
         if c["addition_embed_type"]:
             for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
@@ -246,41 +248,45 @@ class UNet(nn.Module):
 
         self.conv_norm_out = nn.GroupNorm(c["norm_num_groups"], width, eps=c["norm_eps"])
         self.conv_out = nn.Conv2d(width, c["out_channels"], 3, padding=1)
+        for name, module in self.named_modules():
+            if isinstance(module, Attention):
+                module.name = name                         # by which it finds its edit in {prefix: edit}
 
-    def forward(self, z, timestep, context, cross_edit=None, self_edit=None, t=None):
+    def forward(self, z, timestep, context, cross_edit=None, self_edit=None, t=None, rows=None):
         """One prediction for every row.
 
-        z           (rows, 4, height, width)   latents; with edits, row 0 is the source and the others are targets
-        timestep    int, or (rows,)            of the training schedule, 0 to 999
-        context     (rows, keys, width)        the text's states; or a `text.Context`, as SDXL needs
-        cross_edit, self_edit                  an Edit (see attention.py), or {module-name prefix: Edit}
-        t           float in (0, 1]            what the edits are told of the time
-        returns     (rows, 4, height, width)
+        z           (all rows, 4, height, width)   latents; with edits, row 0 is the source, the next ones are targets
+        timestep    int, or (all rows,)            of the training schedule, 0 to 999
+        context     (all rows, keys, width)        the text's states; or a `text.Context`, as SDXL needs
+        cross_edit, self_edit                      an Edit (see attention.py), or {module-name prefix: Edit}
+        t           float in (0, 1]                what the edits are told of the time
+        rows        how many of the first rows the edits see; the others are plain. None: all
+        returns     (all rows, 4, height, width)
         Raises ValueError for a prefix that names no attention.
         """
         self.check_prefixes(cross_edit, "attn2")
         self.check_prefixes(self_edit, "attn1")
-        edits = Edits(cross_edit, self_edit, t)
+        edits = Edits(cross_edit, self_edit, t, rows)
         context, pooled, sizes = context if isinstance(context, tuple) else (context, None, None)
         time = torch.as_tensor(timestep, device=z.device).expand(z.shape[0])
         time = self.time_embedding(time_features(time, self.conv_in.out_channels).to(z.dtype))
         if self.add_embedding is not None:
             if pooled is None:
-                raise ValueError("this UNet wants pooled text and sizes (SDXL): give the Context that text.encode returns")
+                raise ValueError("this UNet wants pooled text and sizes (SDXL): give the Context of text.encode")
             sizes = time_features(sizes.flatten(), self.config["addition_time_embed_dim"]).view(len(pooled), -1)
             time = time + self.add_embedding(torch.cat([pooled, sizes.to(pooled)], dim=-1).to(z.dtype))
         x = self.conv_in(z)
         skips = [x]
-        for i, block in enumerate(self.down_blocks):
-            skips += block.down(skips[-1], time, context, edits.below(f"down_blocks.{i}"))
+        for block in self.down_blocks:
+            skips += block.down(skips[-1], time, context, edits)
         x = skips[-1]
         if self.mid_block is not None:
-            x = self.mid_block(x, time, context, edits.below("mid_block"))
-        for i, block in enumerate(self.up_blocks):
+            x = self.mid_block(x, time, context, edits)
+        for block in self.up_blocks:
             n = len(block.resnets)
             skips, taken = skips[:-n], skips[-n:]
             size = skips[-1].shape[-2:] if skips else None
-            x = block.up(x, taken, size, time, context, edits.below(f"up_blocks.{i}"))
+            x = block.up(x, taken, size, time, context, edits)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
     def check_prefixes(self, edit, kind):

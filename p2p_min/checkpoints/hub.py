@@ -1,0 +1,65 @@
+"""Where a checkpoint is: a folder, a file, or a model on the hub, in its local cache or to be fetched."""
+import re
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+
+from . import names
+
+FOLDERS = (*names.WEIGHTS, "tokenizer", "tokenizer_2", "scheduler")
+
+
+def find(path, dtype):
+    """The folder or file that `path` means, fetched if it is a model on the hub."""
+    found = Path(path)
+    if str(path) == "weights/toy" and not found.exists():  # the default, from outside the repository
+        found = Path(__file__).resolve().parents[2] / path
+    if not found.exists():
+        is_file = found.suffix in (".safetensors", *names.PICKLED)
+        if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", str(path)) and not is_file:
+            return fetch(str(path), dtype)
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    refuse_pickle(found)
+    return found
+
+
+def fetch(name, dtype):
+    """The folder of a model on the hub: its safetensors and json files (and the tokenizer's merges.txt), cached."""
+    repository, _, revision = name.partition("@")
+    revision = revision or None
+    try:
+        there = [file.rfilename for file in HfApi().model_info(repository, revision=revision, timeout=10).siblings]
+    except Exception as error:                             # no network, or the hub says no: is it in the cache?
+        cached = try_to_load_from_cache(repository, "model_index.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent
+        raise FileNotFoundError(f"there is no folder or file {name}, and the hub gives no such model: "
+                                f"{in_short(error)}") from None
+    wanted = [f"{part}/{file}" for part, files in names.WEIGHTS.items() for file in pick(files, part, there, dtype)]
+    missing = {"unet", "vae", "text_encoder"} - {file.split("/")[0] for file in wanted}
+    if missing:
+        raise FileNotFoundError(f"{name} on the hub is no diffusers folder with safetensors: it has none for "
+                                + ", ".join(sorted(missing)))
+    wanted += [file for file in there if file == "model_index.json" or
+               (file.split("/")[0] in FOLDERS and file.endswith((".json", "merges.txt")))]
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+    except Exception as error:
+        raise FileNotFoundError(f"{name} could not be fetched from the hub: {in_short(error)}") from None
+
+
+def in_short(error):
+    return " ".join(str(error).split())[:200] or repr(error)
+
+
+def pick(files, part, there, dtype):
+    """The weights file of a part that fits `dtype`, of those that the hub has."""
+    held = [name for name in files if f"{part}/{name}" in there]
+    return held[-1:] if dtype in (torch.float16, torch.bfloat16) else held[:1]
+
+
+def refuse_pickle(file):
+    if file.is_file() and file.suffix in names.PICKLED:
+        raise ValueError(f"{file} is a pickled checkpoint: reading it can run any code that its maker put in, so "
+                         "p2p_min does not. Convert it to safetensors, or get the safetensors version")

@@ -1,0 +1,113 @@
+"""A checkpoint as a `Model`: its tokenizer, networks and schedule, from wherever it is."""
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..ddim import Schedule
+from ..networks.config import is_whole
+from ..networks.unet import UNet
+from ..networks.vae import VAE
+from .folder import load_folder
+from .hub import find
+from .recognise import PREDICTIONS
+from .single_file import load_file
+from .tokenizers import spelling
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Model:
+    tokenizer: object
+    text_encoder: nn.Module
+    unet: UNet
+    vae: VAE
+    schedule: Schedule
+    path: str
+    tokenizer_2: object = None                             # SDXL's second encoder, whose tokens are the first one's
+    text_encoder_2: nn.Module | None = None
+    zeros_for_empty: bool = True                           # SDXL: an empty negative prompt is zeros
+    about: str = ""                                        # of a single file: what it was taken for, and why
+
+    @property
+    def device(self):
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self):
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def size(self):
+        """(height, width) of its own pictures, in pixels; None where its config names none."""
+        side = self.unet.config["sample_size"]
+        if side is None:
+            return None
+        return tuple(self.vae.factor * n for n in ((side, side) if is_whole(side) else side))
+
+
+def load(path="weights/toy", device=None, dtype=None, *, prediction=None, tokenizer=None):
+    """A Stable Diffusion 1.x, 2.x or XL checkpoint.
+
+    path        a folder in the diffusers layout; a .safetensors file in the original layout; or a model on the hub,
+                "owner/name" or "owner/name@revision", from the local cache or fetched
+    device      "cpu", "cuda", "cuda:1", "mps" or a torch.device; None: cuda if there is one, else mps, else cpu
+    dtype       torch.float32, float16 or bfloat16, or its name; None: as the UNet is stored, but float32 on the CPU
+    prediction  "epsilon" or "v_prediction", what the UNet was trained to predict; None: as the folder or the file says
+    tokenizer   a folder with the tokenizer; None: the one in the folder, beside the file, or in the local hub cache
+    returns     a `Model`: tokenizer, text_encoder, unet, vae, schedule; all in eval mode, no gradients
+    Raises FileNotFoundError or ValueError, in one line, for whatever is missing, unreadable or does not fit.
+    """
+    device, dtype = choose_device(device), choose_dtype(dtype)
+    if prediction not in (None, *PREDICTIONS):
+        raise ValueError(f"prediction must be {' or '.join(PREDICTIONS)}, not {prediction!r}")
+    path = find(path, dtype)
+    parts = (load_folder if path.is_dir() else load_file)(path, device, dtype, prediction, tokenizer)
+    model = Model(**parts, path=str(path))
+    check_parts(model)
+    return model
+
+
+def check_parts(model):
+    """Raises ValueError where the parts do not fit each other."""
+    encoders = [encoder for encoder in (model.text_encoder, model.text_encoder_2) if encoder is not None]
+    width, wanted = sum(encoder.config.hidden_size for encoder in encoders), model.unet.config["cross_attention_dim"]
+    if width != wanted:
+        raise ValueError(f"{model.path}: the text encoder{'s give' if len(encoders) > 1 else ' gives'} {width} numbers "
+                         f"per token, the UNet wants {wanted}")
+    if (model.unet.add_embedding is None) != (model.text_encoder_2 is None):
+        raise ValueError(f"{model.path}: an SDXL UNet and a second text encoder go together; here is one without the "
+                         "other")
+    if model.text_encoder_2 is not None:
+        c, pooled = model.unet.config, model.text_encoder_2.config.projection_dim
+        if pooled + 6 * c["addition_time_embed_dim"] != c["projection_class_embeddings_input_dim"]:
+            raise ValueError(f"{model.path}: pooled text of {pooled} and 6 sizes of {c['addition_time_embed_dim']} are "
+                             "not projection_class_embeddings_input_dim = "
+                             f"{c['projection_class_embeddings_input_dim']}")
+    if model.tokenizer_2 is not None and spelling(model.tokenizer_2) != spelling(model.tokenizer):
+        raise ValueError(f"{model.path}: its two tokenizers differ, so one alignment cannot serve both text encoders")
+    if model.vae.config["latent_channels"] != model.unet.config["in_channels"]:
+        raise ValueError(f"{model.path}: the VAE has {model.vae.config['latent_channels']} latent channels, the UNet "
+                         f"{model.unet.config['in_channels']} (inpainting and depth models are not supported)")
+
+
+def choose_device(device):
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"there is no device {device!r}; it must be like cpu, cuda, cuda:1 or mps") from None
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"the device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def choose_dtype(dtype):
+    chosen = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if chosen is not None and chosen not in DTYPES:
+        raise ValueError(f"dtype must be float32, float16 or bfloat16, not {dtype!r}")
+    return chosen

@@ -1,0 +1,33 @@
+"""A single file in the original layout: what it is, is read from its tensors."""
+from ..ddim import Schedule
+from . import names
+from .filling import PARTS, default_dtype, describe, fill, in_one_line, open_file, part_dtype
+from .recognise import SCHEDULER, recognise
+from .tokenizers import file_tokenizers, find_tokenizer
+
+
+def load_file(file, device, dtype, prediction, tokenizer):
+    """The parts of a `Model`, by name. All tensors of the file must have a use.
+
+    That tensors are finite is not checked: it would read all of a file that is only mapped. Pictures are (editing.py).
+    """
+    with open_file(file) as stored:
+        try:
+            kind, prefixes, configs, prediction, why = recognise(stored, prediction)
+        except Exception as error:
+            raise in_one_line(file, error) from error
+        tokenizers = file_tokenizers(find_tokenizer(file, tokenizer), prefixes, configs)
+        there, modules, sources = set(stored.keys()), {}, {}
+        for part, config in configs.items():
+            modules[part] = describe(PARTS[part], config, file)
+            sources[part] = {name: names.original(part, name, prefixes[part], config, there)
+                             for name in modules[part].state_dict()}
+        used = {stored_name for of_part in sources.values() for stored_name, _ in of_part.values()}
+        unknown = [name for name in there - used if not names.is_ignored(name, kind, configs)]
+        if unknown:
+            raise ValueError(f"{file} has tensors that p2p_min does not know: {names.some(unknown)}")
+        dtype = dtype or default_dtype(stored, device, prefixes["unet"])
+        parts = {part: fill(module, stored, sources[part], file, device, part_dtype(part, configs[part], dtype))
+                 for part, module in modules.items()}
+    schedule = Schedule.from_config(dict(SCHEDULER, prediction_type=prediction))
+    return dict(parts, **tokenizers, schedule=schedule, about=f"{kind}, {prediction}: {why}")

@@ -1,0 +1,40 @@
+"""What a checkpoint's config says: a dict of the values that the code uses, checked; and what counts as a number."""
+import math
+from numbers import Integral, Real
+
+
+def is_number(x):
+    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def is_whole(x):
+    return isinstance(x, Integral) and not isinstance(x, bool)
+
+
+def read_config(config, what, used, fixed, ignored=()):
+    """A checkpoint's `config.json` as a dict of the values that the code uses.
+
+    used     key -> the value that diffusers takes where the file has none
+    fixed    key -> the values that the code implements; None (absent) always means the first
+    ignored  keys that cannot change what is computed
+    Raises ValueError for a value that is not implemented and for a key nobody knows, naming it: a setting that
+    changes the maths is never passed over.
+    """
+    for key, value in config.items():
+        if key.startswith("_") or key in used or key in ignored or value is None:
+            continue
+        if key not in fixed:
+            raise ValueError(f"{what}: its config has {key} = {value!r}, which p2p_min does not know")
+        if value not in fixed[key]:
+            allowed = " or ".join(repr(v) for v in fixed[key])
+            raise ValueError(f"{what}: its config has {key} = {value!r}; p2p_min implements {allowed} only")
+    return {key: default if config.get(key) is None else config[key] for key, default in used.items()}
+
+
+def per_block(value, blocks, what):
+    """A setting given once or once per block, as a list of one value per block."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * blocks
+    if len(value) != blocks:
+        raise ValueError(f"{what}: {len(value)} values for {blocks} blocks")
+    return list(value)

@@ -1,0 +1,32 @@
+"""Watching the maps: an edit like any other, which looks and passes on. So a blend and a recorder see them."""
+from .attention import ONLY_LOOKS, apply, wants
+
+
+class Watching:
+    """An edit that does as `edit` does (None: nothing), and shows the maps of some sizes to note(M, M_star, M_hat, t).
+
+    sizes  sizes(height, width) -> bool: which
+    """
+
+    def __init__(self, edit, sizes, note):
+        self.edit, self.sizes, self.note = edit, sizes, note
+
+    def active(self, height, width, t):
+        return wants(self.edit, (height, width), t) or self.sizes(height, width) and ONLY_LOOKS
+
+    def __call__(self, M, M_star, t):
+        if not self.sizes(*M.shape[1:3]):
+            return apply(self.edit, M, M_star, t)
+        before = M, M_star
+        if wants(self.edit, M.shape[1:3], t):
+            before = M.clone(), M_star.clone()             # an edit may write into them
+        M_hat = apply(self.edit, M, M_star, t)
+        self.note(*before, M_hat, t)
+        return M_hat
+
+
+def watch(edit, sizes, note):
+    """`edit` as a `Watching` one; of {name prefix: edit} every one, and the attentions that no prefix names too."""
+    if not isinstance(edit, dict):
+        return Watching(edit, sizes, note)
+    return {prefix: Watching(each, sizes, note) for prefix, each in {"": None, **edit}.items()}

@@ -1,0 +1,86 @@
+"""The rooms of DESIGN.md: who may know whom; and edits are arguments, not hooks."""
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import p2p_min
+
+PACKAGE = Path(p2p_min.__file__).parent
+PAPER = {"editing", "inversion", "attention", "edits", "align", "blend", "ddim", "watching", "pictures"}
+ROOMS = {"networks", "checkpoints", "explorer"}
+FACE = {"__init__", "__main__"}
+FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room(module):
+    """"networks", "checkpoints" or "explorer"; of a file at the top its own name."""
+    return module.split(".")[0]
+
+
+def imports(module):
+    """Every module that a file imports, wherever in it, by its full name: those of p2p_min begin with "p2p_min."."""
+    here = ["p2p_min", *module.split(".")[:-1]]
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = here[:len(here) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            inside = [f"{base}.{alias.name}" for alias in node.names]
+            yield from [name for name in inside if name.removeprefix("p2p_min.") in FILES] or [base]
+
+
+def known(module):
+    """The files of p2p_min that a file imports, by their names in `FILES`."""
+    for name in imports(module):
+        if name.split(".")[0] == "p2p_min":
+            inner = name.removeprefix("p2p_min").removeprefix(".") or "__init__"
+            yield inner if inner in FILES else f"{inner}.__init__"
+
+
+def test_the_rooms_hold_what_they_should():
+    """The paper at the top, three rooms beside it, and nothing else."""
+    assert {room(module) for module in FILES} == PAPER | ROOMS | FACE
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_file_knows_only_what_its_room_may_know(module):
+    """The paper knows the networks, these the softmax alone; checkpoints and explorer are known to the face alone."""
+    for other in known(module):
+        if room(module) in FACE:
+            allowed = PAPER | ROOMS | FACE
+        elif room(module) in PAPER:
+            allowed = PAPER | {"networks"}
+        else:
+            allowed = {room(module)} | dict(networks={"attention"}, checkpoints={"networks", "ddim"},
+                                            explorer=PAPER | {"networks"})[room(module)]
+        assert room(other) in allowed, f"{module} imports {other}"
+
+
+def test_imports_run_in_no_circle():
+    """Raises CycleError otherwise."""
+    # "from . import names" in a room is not the room's __init__, which imports what is inside.
+    TopologicalSorter({module: set(known(module)) for module in FILES}).prepare()
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_diffusers_is_never_imported(module):
+    """From scratch: diffusers is for the parity tests only."""
+    assert not any(name.split(".")[0] in ("diffusers", "importlib") for name in imports(module))
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_nothing_is_registered_on_the_networks(module):
+    """Trap 3: the edit travels down the calls as an argument; no hooks, no attention processors, no patched forward."""
+    code = FILES[module].read_text(encoding="utf-8")
+    for word in ("register_forward", "_hook(", "set_attn_processor", "AttnProcessor", ".forward ="):
+        assert word not in code
+
+
+def test_the_test_sees_imports():
+    """Of every kind: it would be no test if it found none."""
+    assert {"attention", "networks.layers", "networks.config"} <= set(known("networks.unet"))
+    assert {"checkpoints.names", "networks.unet"} <= set(known("checkpoints.filling"))
+    assert {"__init__", "pictures"} <= set(known("__main__")) and "checkpoints.__init__" in known("__init__")

@@ -5,9 +5,9 @@
     torchrun --nproc-per-node 4 scripts/benchmark_edits.py ...
     python scripts/benchmark_edits.py --round-trip 10 20 50 100 200      how far DDIM inversion alone comes back
 
-The first edits scenes of the drawn world, whose right answer can be rendered; the toy world's judge says whether the edit
-is there and the rest still is. The second edits PIE-Bench and reports its columns. Every result is kept in --work: a run
-that was stopped goes on with the same command, and processes share what is left.
+The first edits scenes of the drawn world, whose right answer can be rendered; the toy world's judge says whether the
+edit is there and the rest still is. The second edits PIE-Bench and reports its columns. Every result is kept in --work:
+a run that was stopped goes on with the same command, and processes share what is left.
 """
 import io
 import sys
@@ -59,7 +59,7 @@ def arguments():
     add("--pie", type=Path, metavar="DIR", help="edit PIE-Bench, the folder with its mapping_file.json")
     add("--clip", type=Path, metavar="DIR", help="a CLIP model, for the CLIP similarity")
     add("--round-trip", type=int, nargs="+", metavar="STEPS",
-        help="only this: pictures inverted by ddim and painted again, at guidance 1, with each of these numbers of steps")
+        help="only this: pictures inverted by ddim and painted again at guidance 1, for each of these numbers of steps")
     add("--device", help="cpu, cuda, cuda:1, mps (the best there is; under torchrun one each)")
     add("--dtype", help="float32, float16 or bfloat16 (as stored; float32 on the cpu)")
     add("--backend", choices=("gloo", "nccl"), default="gloo", help="how processes talk (%(default)s)")
@@ -221,11 +221,12 @@ def run(args):
         raise ValueError("this model names no size of its own; give --size")
     size = args.size or min(model.size)
     if args.round_trip:
-        print(f"{len(items)} pictures, up and down again by DDIM at guidance 1\n{'steps':>5}{'error of latents':>20}{'PSNR':>8}")
+        print(f"{len(items)} pictures, up and down again by DDIM at guidance 1\n"
+              f"{'steps':>5}{'error of latents':>20}{'PSNR':>8}")
         opened = [item.pictures(size, model.vae.factor) for item in items]
         for steps in args.round_trip:
-            found = [round_trip(model, item, pictures, steps) for item, pictures in zip(items, opened)]
-            print(f"{steps:5}{fmean(error for error, _ in found):20.4f}{fmean(psnr for _, psnr in found):8.2f}", flush=True)
+            errors, psnrs = zip(*(round_trip(model, item, pictures, steps) for item, pictures in zip(items, opened)))
+            print(f"{steps:5}{fmean(errors):20.4f}{fmean(psnrs):8.2f}", flush=True)
         return
     settings = settings_of(args, model, size, kinds, presets)
     store.open_folder(args.work, settings)
@@ -273,7 +274,8 @@ def finish(args, everything, images, items, kinds, presets, settings, size, fact
     if args.sheet:
         # Where --count changed in between, not all of the items to be shown have their pictures.
         there = [item for item in items if all(key_of(item, m, p) in images for m in methods for p in presets)]
-        page = report.contact_sheet(shown(there), images, key_of, presets, methods, lambda item: item.pictures(size, factor))
+        page = report.contact_sheet(shown(there), images, key_of, presets, methods,
+                                    lambda item: item.pictures(size, factor))
         file = io.BytesIO()
         page.quantize(256).save(file, "PNG", optimize=True)
         store.write(args.sheet, file.getvalue())

@@ -6,17 +6,17 @@
     python scripts/measure_toy.py --maps                 where the object's word looks, in inverted renders
     further: [--sheet FILE.png] [--json FILE.json]
 
-Prompts are the captions of random scenes with all of it said; noise is fresh for each picture, and none is picked or left
-out. Read right: what the judge holds most likely is what the prompt says (no place or style said: none to be seen). A
-colour is read where the picture looks most like the object, whether or not another is read there; of two objects both
-must be read as there.
+Prompts are the captions of random scenes with all of it said; noise is fresh for each picture, and none is picked or
+left out. Read right: what the judge holds most likely is what the prompt says (no place or style said: none to be
+seen). A colour is read where the picture looks most like the object, whether or not another is read there; of two
+objects both must be read as there.
 
 Word swaps change the object or the colour of a scene without fur. Each is painted twice from one noise, with the
-source's maps and from the seed alone. Kept: of what the prompts do not say (the captions leave things out at random), the
-judge reads in it what it reads in the source picture. Overlap: of its box with the source's. Background: PSNR against the
-source picture outside the objects' boxes. A box goes round all cells of 4 × 4 pixels in which the judge sees an object,
-and one cell further; the background lies outside the boxes of source, edited picture and seed alone, so it is the same
-pixels for both. Where less than a tenth of the picture is left, the pair has no PSNR.
+source's maps and from the seed alone. Kept: of what the prompts do not say (the captions leave things out at random),
+the judge reads in it what it reads in the source picture. Overlap: of its box with the source's. Background: PSNR
+against the source picture outside the objects' boxes. A box goes round all cells of 4 × 4 pixels in which the judge
+sees an object, and one cell further; the background lies outside the boxes of source, edited picture and seed alone, so
+it is the same pixels for both. Where less than a tenth of the picture is left, the pair has no PSNR.
 """
 import argparse
 import json
@@ -165,7 +165,7 @@ def maps(model, options):
 
 
 def averaged_maps(model, options):
-    """Renders, inverted and painted again: is the peak of the object word's map inside the object, on average over the run?
+    """Renders, inverted and painted again: is the peak of the object word's map, averaged over the run, in the object?
 
     The same for another word of the prompt, drawn at random; chance is the object's area.
     """
@@ -225,15 +225,17 @@ def word_swaps(model, judge, pairs, options, settings):
         both = filter(None, [backgrounds(images, reading, i) for images, reading in zip(painted, readings)])
         edited, alone = list(zip(*both)) or ((), ())
         overlaps = [overlap(*(foreground(reading.where[n]) for n in (0, i))) for reading in readings]
-        results[name] = {key: share([each[key] for each in flags if key in each]) for key in KEPT if any(key in f for f in flags)}
+        results[name] = {key: share([each[key] for each in flags if key in each])
+                         for key in KEPT if any(key in f for f in flags)}
         results[name] |= {"overlap": mean(overlaps), "background": mean(edited), "of seed alone": mean(alone)}
     return results
 
 
 def swap_flags(source, target, reading, i):
-    """What is right in picture i, and what is kept of what its prompt does not say, by the readings of it and of picture 0."""
+    """What is right in picture i, and kept of what its prompt does not say, by the readings of it and of picture 0."""
     old, new = (world.KINDS.index(scene.things[0].kind) for scene in (source, target))
-    kind, place, style, size = (part.argmax(1).tolist() for part in (reading.kinds, reading.place, reading.style, reading.size))
+    parts = reading.kinds, reading.place, reading.style, reading.size
+    kind, place, style, size = (part.argmax(1).tolist() for part in parts)
     color, old_color = reading.colors[i, new].argmax().item(), reading.colors[0, old].argmax().item()
     said = source.things[0].named
     kept = {}
@@ -266,7 +268,7 @@ def foreground(where):
 
 
 def backgrounds(images, reading, i):
-    """PSNR of picture i and of the seed alone, picture 1, against the source outside the boxes of all three; or None."""
+    """PSNR of picture i and of the seed alone, picture 1, against the source outside all three boxes; or None."""
     outside = ~np.any([foreground(reading.where[n]) for n in (0, 1, i)], axis=0)
     if outside.mean() < 0.1:
         return None
@@ -307,7 +309,7 @@ def show(title, table):
     """Rows of numbers: one each, with how many it is of, or several under their names."""
     rows = list(table.values())
     if "of" in rows[0]:
-        print(title, *(f"  {name:36}{text_of(number):>8} of {number['of']}" for name, number in table.items()), sep="\n")
+        print(title, *(f"  {name:36}{text_of(value):>8} of {value['of']}" for name, value in table.items()), sep="\n")
     else:
         names = list(max(rows, key=len))
         print(f"{title:38}" + "".join(f"{name:>16}" for name in names))
@@ -327,7 +329,7 @@ def main():
     parser.add_argument("--self", dest="own", type=float, default=0.4, help="the same of self-attention (%(default)s)")
     parser.add_argument("--guidances", type=float, nargs="+", help="only what is read right, for each of these")
     parser.add_argument("--sweep", action="store_true", help="only word swaps, for a grid of --cross and --self")
-    parser.add_argument("--maps", action="store_true", help="only the maps of inverted renders, half as many as --count")
+    parser.add_argument("--maps", action="store_true", help="only maps of inverted renders, half as many as --count")
     parser.add_argument("--sheet", type=Path, help="the first 64 pictures of one object over their prompts")
     parser.add_argument("--json", type=Path, help="where to write all numbers")
     options = parser.parse_args()

@@ -2,9 +2,9 @@
 
     python scripts/verify_full_size.py [sd15|sd21|sdxl] [--dir DIR] [--latents HEIGHT WIDTH] [--narrow]
 
-Writes a folder and a single file, each of 4.3 GB (sd15), 5.2 GB (sd21) or 7.1 GB (sdxl, fp16), has one model in memory at a
-time (sdxl: 14 GB in fp32), and exits with 1 if anything fails. --narrow tries the same with thin layers, in a minute.
-Needs diffusers and, for the memory figures, Linux; open_clip_torch if it is there.
+Writes a folder and a single file, each of 4.3 GB (sd15), 5.2 GB (sd21) or 7.1 GB (sdxl, fp16), has one model in memory
+at a time (sdxl: 14 GB in fp32), and exits with 1 if anything fails. --narrow tries the same with thin layers, in a
+minute. Needs diffusers and, for the memory figures, Linux; open_clip_torch if it is there.
 """
 import argparse
 import importlib.util
@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 import p2p_min as p2p
 from p2p_min.networks.text import Context, encode
 
-# The configs as runwayml/stable-diffusion-v1-5, stabilityai/stable-diffusion-2-1 and stable-diffusion-xl-base-1.0 have them.
+# The configs of runwayml/stable-diffusion-v1-5, stabilityai/stable-diffusion-2-1 and stable-diffusion-xl-base-1.0.
 UNET = dict(
     act_fn="silu", attention_head_dim=8, block_out_channels=[320, 640, 1280, 1280], center_input_sample=False,
     cross_attention_dim=768, down_block_types=["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], downsample_padding=1,
@@ -67,7 +67,7 @@ MODELS = dict(
                             intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32, projection_dim=1280),
         scheduler=dict(SCHEDULER, _class_name="EulerDiscreteScheduler", timestep_spacing="leading")))
 STORED = dict(sd15=torch.float32, sd21=torch.float32, sdxl=torch.float16)
-FILES = dict(unet="diffusion_pytorch_model", vae="diffusion_pytorch_model", text_encoder="model", text_encoder_2="model")
+FILES = dict.fromkeys(("unet", "vae"), "diffusion_pytorch_model") | dict(text_encoder="model", text_encoder_2="model")
 
 PROMPTS, TIMESTEP = ["a photo of a cat riding a bicycle", ""], 500
 MAX_ERROR, MAX_MEMORY = 1e-4, 1.2
@@ -103,8 +103,8 @@ def narrow(configs):
     unet, heads = configs["unet"], configs["unet"]["attention_head_dim"]
     thin = dict(configs)
     for name in [name for name in configs if name.startswith("text")]:
-        thin[name] = dict(configs[name], hidden_size=128, intermediate_size=256, num_attention_heads=2, num_hidden_layers=3,
-                          projection_dim=128)
+        thin[name] = dict(configs[name], hidden_size=128, intermediate_size=256, num_attention_heads=2,
+                          num_hidden_layers=3, projection_dim=128)
     thin["vae"] = dict(configs["vae"], block_out_channels=[32, 64, 64, 64])
     thin["unet"] = dict(unet, block_out_channels=[n // 5 for n in unet["block_out_channels"]],
                         attention_head_dim=heads if heads == 8 else [n // 5 for n in heads],
@@ -135,7 +135,7 @@ def randomize(model, stored):
 
 
 def save(model, config, folder, stored):
-    model.to(stored).save_pretrained(folder, max_shard_size="100GB")           # its config has more keys than the real one
+    model.to(stored).save_pretrained(folder, max_shard_size="100GB")        # its config has more keys than the real one
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -153,7 +153,8 @@ def make(configs, folder, height, width, stored):
     """Writes the checkpoint part by part; what diffusers and transformers compute with each, and the last tokens."""
     z, context, picture = inputs(configs, height, width)
     unet = randomize(diffusers.UNet2DConditionModel.from_config(configs["unet"]), stored)
-    more = {} if context.pooled is None else dict(added_cond_kwargs=dict(text_embeds=context.pooled, time_ids=context.sizes))
+    more = {} if context.pooled is None else dict(
+        added_cond_kwargs=dict(text_embeds=context.pooled, time_ids=context.sizes))
     expected = {"unet": unet(z, TIMESTEP, context.states, **more).sample}
     save(unet, configs["unet"], folder / "unet", stored)
     del unet
@@ -261,7 +262,8 @@ def original(part, tensors, configs):
 def prefixes(configs):
     """Where the names of each part begin."""
     if "text_encoder_2" in configs:
-        texts = dict(text_encoder="conditioner.embedders.0.transformer.", text_encoder_2="conditioner.embedders.1.model.")
+        texts = dict(text_encoder="conditioner.embedders.0.transformer.",
+                     text_encoder_2="conditioner.embedders.1.model.")
     else:
         kind = "model" if is_openclip(configs, "text_encoder") else "transformer"
         texts = dict(text_encoder=f"cond_stage_model.{kind}.")
@@ -321,8 +323,8 @@ def openclip(configs, file, ids):
     sys.modules["torchvision.ops.misc"] = types.SimpleNamespace(FrozenBatchNorm2d=None)
     from open_clip.transformer import TextTransformer
     prefix, config, is_xl = prefixes(configs)[part], configs[part], part == "text_encoder_2"
-    text = TextTransformer(width=config["hidden_size"], heads=config["num_attention_heads"], output_dim=config["hidden_size"],
-                           layers=config["num_hidden_layers"] + (not is_xl),
+    text = TextTransformer(width=config["hidden_size"], heads=config["num_attention_heads"],
+                           output_dim=config["hidden_size"], layers=config["num_hidden_layers"] + (not is_xl),
                            mlp_ratio=config["intermediate_size"] / config["hidden_size"]).eval().requires_grad_(False)
     text.load_state_dict({name.removeprefix(prefix): tensor
                           for name, tensor in load_file(file).items() if name.startswith(prefix)})
@@ -367,7 +369,7 @@ def measure(*arguments):
 
 
 def check(folder, *args):
-    """Prints the tables; whether all is within its limit. Each in processes of their own, which give their memory back."""
+    """Prints the tables; whether all is within its limit. Each in processes of their own, which give memory back."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         passed = pool.submit(agree, folder, *args).result()
     return loads(folder, *args) and passed
@@ -401,7 +403,7 @@ def agree(folder, kind, height, width, is_narrow):
 def loads(folder, kind, height, width, is_narrow):
     """Prints what loading takes, and SDXL's edit; whether all is within its limit."""
     passed, file = True, folder / f"{kind}.safetensors"
-    print(f"{'load':8}{'as':10}{'seconds':>10}{'anonymous MB':>15}{'weights MB':>13}{'ratio':>8}   at most {MAX_MEMORY:g}")
+    print(f"{'load':8}{'as':10}{'seconds':>10}{'anonymous MB':>15}{'weights MB':>13}   ratio   at most {MAX_MEMORY:g}")
     for path in (folder, file):
         for dtype in ("float32", "bfloat16", "float16"):
             seconds, taken, weights = measure(path, dtype)

@@ -85,7 +85,8 @@ class Page:
             time.sleep(0.02)
 
     def resize(self, width, height, dark=False):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                  mobile=width < 500)
         scheme = dict(name="prefers-color-scheme", value="dark" if dark else "light")
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 

@@ -1,7 +1,7 @@
-"""Single files in the original layouts, narrow and random: their tensors' names and shapes as the original code builds them.
+"""Single files in the original layouts, narrow and random: tensors' names and shapes as the original code builds them.
 
-After CompVis' openaimodel.py and model.py, OpenCLIP's transformer.py and transformers' CLIP, as they number their modules:
-nothing here comes from p2p_min, and diffusers reads the same files (test_single_files.py).
+After CompVis' openaimodel.py and model.py, OpenCLIP's transformer.py and transformers' CLIP, as they number their
+modules: nothing here comes from p2p_min, and diffusers reads the same files (test_single_files.py).
 """
 import torch
 from safetensors.torch import save_file
@@ -29,8 +29,8 @@ def resblock(at, inputs, outputs, time):
 
 
 def transformer(at, width, context, depth, is_linear):
-    project = linear if is_linear else lambda *args: conv(*args, 1)
-    shapes = norm(f"{at}.norm", width) | project(f"{at}.proj_in", width, width) | project(f"{at}.proj_out", width, width)
+    proj = linear if is_linear else lambda *args: conv(*args, 1)
+    shapes = norm(f"{at}.norm", width) | proj(f"{at}.proj_in", width, width) | proj(f"{at}.proj_out", width, width)
     for block in (f"{at}.transformer_blocks.{i}" for i in range(depth)):
         for attention, keys in (("attn1", width), ("attn2", context)):
             shapes |= linear(f"{block}.{attention}.to_q", width, width, False)
@@ -44,8 +44,8 @@ def transformer(at, width, context, depth, is_linear):
 
 
 def unet(widths, down, middle, up, context, is_linear=False, inputs=4, adm=None):
-    """down, up: the transformer layers behind each resblock, level by level, up from the deepest; middle: None for no block
-    at all, 0 for one resblock alone.
+    """down, up: the transformer layers behind each resblock, level by level, up from the deepest; middle: None for no
+    block at all, 0 for one resblock alone.
     """
     time, at, width = 4 * widths[0], 0, widths[0]
     shapes = linear("time_embed.0", width, time) | linear("time_embed.2", time, time)

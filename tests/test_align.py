@@ -64,7 +64,7 @@ def test_an_absent_word_is_an_error_that_names_the_words_there_are(tokenizer, ab
     lambda t, p: LocalBlend(t, p, ["car", "cat"], subtract=["dog", "red"]),
 ])
 def test_every_builder_refuses_an_absent_word(tokenizer, build):
-    """Trap 2: wherever words are given (windows, weights, blend, subtract), an absent one is an error naming the others."""
+    """Trap 2: where words are given (windows, weights, blend, subtract), an absent one is an error naming the rest."""
     with pytest.raises(ValueError, match="'dog'.*(a, red, c)"):
         build(tokenizer, ["a red car", "a red cat"])
 
@@ -99,7 +99,7 @@ def test_swap_sums_two_tokens_into_one_and_shifts_the_tail(tokenizer):
     ("car", "watercolor", 1 / 3), ("bicycle", "watercolor", 1 / 3), ("watercolor", "bicycle", 1 / 2),
     ("watercolor", "car", 1.0), ("car", "bicycle", 1 / 2)])
 def test_a_swapped_words_maps_are_summed_and_shared_equally(tokenizer, source, target, share):
-    """Trap 1: with n old and m new tokens, each new one takes 1/m of the sum of the old: no attention is lost or made."""
+    """Trap 1: with n old and m new tokens, each new one takes 1/m of the sum of the old: no attention lost or made."""
     a = swap(tokenizer, f"a {source} on the river", f"a {target} on the river")
     old, new = find(tokenizer, f"a {source}", source), find(tokenizer, f"a {target}", target)
     torch.testing.assert_close(a.A[old][:, new], torch.full((len(old), len(new)), share))
@@ -204,7 +204,8 @@ def test_adding_a_phrase_keeps_every_word_of_the_source(tokenizer, source, targe
 LONG = " ".join(["big", "red"] * 37)                       # 74 words
 
 
-PAIRS = [("a watercolor of a bicycle on the snow", "a car of a dog on the snow"), ("", ""), (LONG + " car", LONG + " dog")]
+PAIRS = [("a watercolor of a bicycle on the snow", "a car of a dog on the snow"), ("", ""),
+         (LONG + " car", LONG + " dog")]
 UNEQUAL = [("a big red car next to a river", "a car"), ("a car", "a big red car next to a river"), ("", "a car"),
            ("a car", ""), (LONG + " car", "a car"), ("a car", LONG + " car")]
 
@@ -212,7 +213,7 @@ UNEQUAL = [("a big red car next to a river", "a car"), ("a car", "a big red car 
 @pytest.mark.parametrize("align, source, target", [
     *((swap, *pair) for pair in PAIRS), *((extend, *pair) for pair in PAIRS + UNEQUAL)])
 def test_padding_maps_position_to_position_and_never_onto_a_word(tokenizer, align, source, target):
-    """Trap 5: target position j of the padding takes source position max(j, tokens of the source), also if it is shorter."""
+    """Trap 5: target position j of the padding takes source position max(j, tokens of the source), even if shorter."""
     a = align(tokenizer, source, target)
     n_source, n_target = len(spans(tokenizer, source)), len(spans(tokenizer, target))
     for j in range(n_target, LENGTH):

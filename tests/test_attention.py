@@ -48,7 +48,7 @@ def test_an_edit_that_passes_M_star_on_changes_nothing_but_rounding():
 
 
 def test_an_edit_sees_the_source_the_targets_and_the_time():
-    """M (heads, height, width, keys), M_star (targets, heads, height, width, keys), t as it was given; rows sum to 1."""
+    """M (heads, height, width, keys), M_star (targets, heads, height, width, keys), t as given; rows sum to 1."""
     seen = []
     attend(*qkv(), SIZE, lambda M, M_star, t: seen.append((M.clone(), M_star.clone(), t)) or M_star, 0.25)
     (M, M_star, t), = seen
@@ -64,7 +64,7 @@ def test_a_maps_pixel_is_where_it_should_be(size):
     height, width = size
     keys = max(size)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    for position, axis in ((y, 1), (x, 2)):
+    for position in (y, x):
         q = 30 * F.one_hot(position.flatten(), keys).float().expand(2, 1, -1, -1)
         k = 30 * torch.eye(keys).expand(2, 1, -1, -1)
         seen = []
@@ -125,7 +125,7 @@ def test_an_edit_that_is_not_active_costs_no_map():
 
 
 def test_an_edit_that_only_looks_sees_the_maps_and_changes_nothing():
-    """`active` says ONLY_LOOKS: the edit is shown the maps, what it returns is not used, and the output is the fast path's."""
+    """`active` says ONLY_LOOKS: the edit sees the maps, what it returns is not used, the output is the fast path's."""
     class Looker:
         seen = []
         active = lambda self, height, width, t: ONLY_LOOKS
@@ -210,7 +210,7 @@ def test_upcast_attention_is_fp32_inside_and_half_outside():
     ({}, {}), (None, {}),
 ])
 def test_the_longest_prefix_that_fits_wins(model, edit, edited):
-    """{"up_blocks": a, "up_blocks.1": b}: a in the way up but for its block 1, b there, nothing elsewhere; in any order."""
+    """{"up_blocks": a, "up_blocks.1": b}: a in the way up but for block 1, b there, nothing elsewhere; in any order."""
     calls = Counter()
 
     def counter(number):
@@ -218,14 +218,14 @@ def test_the_longest_prefix_that_fits_wins(model, edit, edited):
     given = {prefix: n and counter(n) for prefix, n in edit.items()} if isinstance(edit, dict) else edit
     model.unet(torch.zeros(2, 4, 8, 8), 1, torch.zeros(2, 77, 32), given, None, 1.0)
     attentions = [name for name, _ in model.unet.named_modules() if name.endswith("attn2")]
-    expected = Counter(number for name in attentions for prefix, number in edited.items() if name.startswith(f"{prefix}."))
+    expected = Counter(n for name in attentions for prefix, n in edited.items() if name.startswith(f"{prefix}."))
     assert calls == expected
 
 
 def test_a_prefix_is_a_whole_name_not_a_beginning_of_letters():
     """"up_blocks.1" does not fit up_blocks.10."""
     assert choose({"up_blocks.1": "edit"}, "up_blocks.10.attn2") is None
-    assert choose({"up_blocks.1": "edit"}, "up_blocks.1.attn2") == choose({"up_blocks.1": "edit"}, "up_blocks.1") == "edit"
+    assert {choose({"up_blocks.1": "edit"}, name) for name in ("up_blocks.1.attn2", "up_blocks.1")} == {"edit"}
 
 
 def test_each_attention_knows_its_own_name(model):
@@ -238,7 +238,8 @@ def test_each_attention_knows_its_own_name(model):
                                     "mid_block.attentions.0.transformer_blocks.0.attn1"])
 def test_an_unknown_prefix_is_an_error(model, prefix):
     """A prefix under which no attention of that kind lies is named, with what names look like."""
-    with pytest.raises(ValueError, match=f"'{prefix}'.*look like 'down_blocks.0.attentions.0.transformer_blocks.0.attn2'"):
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+    with pytest.raises(ValueError, match=f"'{prefix}'.*look like '{layer}'"):
         model.unet(torch.zeros(2, 4, 8, 8), 1, torch.zeros(2, 77, 32), {prefix: own}, None, 1.0)
 
 

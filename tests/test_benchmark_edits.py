@@ -92,8 +92,8 @@ def test_nothing_is_measured_outside_a_mask_that_is_everything():
 def clip_folder(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     small = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=8)
-    text = dict(small, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id)
+    text = dict(small, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = CLIPConfig(text_config=text, vision_config=dict(small, image_size=32, patch_size=16), projection_dim=8)
@@ -110,8 +110,9 @@ def test_clip_similarity_is_the_cosine_of_the_embeddings(clip_folder, tokenizer)
     for seed, text in enumerate(["a red car", "a house in the snow", "a " * 100]):
         image = noisy(seed, 40, 48)
         tokens = tokenizer(text, return_tensors="pt", truncation=True, max_length=77).input_ids
+        pixels = processor(image, return_tensors="pt").pixel_values
         with torch.no_grad():
-            seen = model.visual_projection(model.vision_model(processor(image, return_tensors="pt").pixel_values).pooler_output)
+            seen = model.visual_projection(model.vision_model(pixels).pooler_output)
             said = model.text_projection(model.text_model(tokens).pooler_output)
         cosine = (seen @ said.T / seen.norm() / said.norm()).item()
         assert score(image, text) == pytest.approx(max(0, 100 * cosine), abs=1e-3)
@@ -165,7 +166,7 @@ def test_items_of_pie_bench(pie):
     items = {item.key: item for item in pie_bench.items(pie)}
     assert list(items) == list(ENTRIES)
     first, background, wide, style = items.values()
-    assert first.prompts == ["a red car", "a blue car"] and first.words == ("car", "car") and first.kind == "change colour"
+    assert (first.prompts, first.words, first.kind) == (["a red car", "a blue car"], ("car", "car"), "change colour")
     assert background.words == (None, None) and style.prompts[1] == "children drawing of a house"
     assert [len(pie_bench.items(pie, n)) for n in (1, 3, 99)] == [1, 3, 4]
     source, right, mask = wide.pictures(32, 4)
@@ -290,8 +291,8 @@ def run(*arguments):
 def test_pie_bench_from_end_to_end(pie, folder, clip_folder, tmp_path, capsys):
     """The published columns for every method, CLIP, the skipped word, a contact sheet; values as measured by hand."""
     out = tmp_path / "out.json"
-    assert run("--pie", pie, "--model", folder, "--clip", clip_folder, "--steps", 2, "--work", tmp_path / "work", "--json", out,
-               "--sheet", tmp_path / "sheet.png", "--device", "cpu") == 0
+    assert run("--pie", pie, "--model", folder, "--clip", clip_folder, "--steps", 2, "--work", tmp_path / "work",
+               "--json", out, "--sheet", tmp_path / "sheet.png", "--device", "cpu") == 0
     text = capsys.readouterr().out
     assert "'puppy' is not in 'a dog'" in text and "MSE" in text and "CLIP" in text and "published" in text
     found = json.loads(out.read_text())
@@ -314,8 +315,8 @@ def test_pie_bench_from_end_to_end(pie, folder, clip_folder, tmp_path, capsys):
     model, item = p2p.load(folder, "cpu"), pie_bench.items(pie)[1]
     source, _, mask = item.pictures(32, 4)
     inversion = p2p.invert(model, source, item.prompts[0], "ddim", 2)
-    edited = p2p.prompt_to_prompt(model, item.prompts, p2p.refine(model.tokenizer, item.prompts, 0.4), p2p.self_replace(0.6),
-                                  steps=2, guidance=7.5, inversion=inversion).images[1]
+    edited = p2p.prompt_to_prompt(model, item.prompts, p2p.refine(model.tokenizer, item.prompts, 0.4),
+                                  p2p.self_replace(0.6), steps=2, guidance=7.5, inversion=inversion).images[1]
     keep = ~mask[..., None]
     error = (((np.asarray(source) / 255 - np.asarray(edited) / 255) * keep) ** 2).mean()
     assert results[item.key, "ddim"]["mse"] == pytest.approx(error, rel=1e-3)
@@ -328,8 +329,8 @@ def drawn(folder, tmp_path_factory):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         judging.save(judging.Judge(), path / "judge.safetensors")
-    arguments = ["--model", folder, "--judge", path / "judge.safetensors", "--count", COUNT, "--steps", 2, "--device", "cpu",
-                 "--methods", *FAST, "--preset", "ours", "published"]
+    arguments = ["--model", folder, "--judge", path / "judge.safetensors", "--count", COUNT, "--steps", 2,
+                 "--device", "cpu", "--methods", *FAST, "--preset", "ours", "published"]
     assert run(*arguments, "--work", path / "work", "--json", path / "whole.json") == 0
     return list(map(str, arguments)), path
 
@@ -388,7 +389,7 @@ def test_a_killed_run_goes_on_where_it_was(drawn, tmp_path, monkeypatch):
     assert 6 <= len(before) < ALL
     made = []
     written = benchmark_edits.store.write_json
-    monkeypatch.setattr(benchmark_edits.store, "write_json", lambda file, thing: (made.append(file), written(file, thing)))
+    monkeypatch.setattr(benchmark_edits.store, "write_json", lambda file, obj: (made.append(file), written(file, obj)))
     assert run(*arguments, "--work", work, "--json", tmp_path / "resumed.json") == 0
     assert same(without_time(tmp_path / "resumed.json"), without_time(path / "whole.json"))
     after = results(work)
@@ -401,8 +402,8 @@ def test_processes_share_the_work(drawn, tmp_path):
     """torchrun with one folder: the same numbers, each result made once."""
     arguments, path = drawn
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, *command(arguments, tmp_path / "work")[1:], "--json", str(tmp_path / "shared.json")],
-                          env=environment(), capture_output=True, text=True)
+    done = subprocess.run([*torchrun, *command(arguments, tmp_path / "work")[1:], "--json",
+                           str(tmp_path / "shared.json")], env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout and f"{ALL} results, 0 of them" in done.stdout
     assert same(without_time(tmp_path / "shared.json"), without_time(path / "whole.json"))
@@ -454,8 +455,8 @@ def test_what_cannot_be_done_is_told_in_one_line(drawn, arguments, message, caps
     work = tmp_path if arguments == ["--steps", 0] else path / "work"
     before = results(path / "work")
     assert run(*own, "--work", work, *arguments) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err and captured.err.count("\n") == 1 and captured.err.startswith("benchmark_edits: error: ")
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith("benchmark_edits: error: ")
     assert results(path / "work") == before
 
 
@@ -474,8 +475,8 @@ def test_a_mask_of_ones_own_is_one_of_the_settings(model):
 
 
 def test_means_leave_out_what_was_not_measured():
-    assert report.means([dict(numbers=dict(psnr=1.0)), dict(numbers=dict(psnr=3.0, ssim=0.5)), dict(numbers={})]) == dict(
-        count=3, psnr=2.0, ssim=0.5)
+    three = [dict(numbers=dict(psnr=1.0)), dict(numbers=dict(psnr=3.0, ssim=0.5)), dict(numbers={})]
+    assert report.means(three) == dict(count=3, psnr=2.0, ssim=0.5)
 
 
 def test_the_round_trip_of_ddim(drawn, tmp_path, capsys):

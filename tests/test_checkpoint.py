@@ -74,8 +74,8 @@ def test_tensors_of_integers_are_refused(copy):
 
 
 @pytest.mark.parametrize("old", [
-    lambda t: {k.replace("to_q", "query").replace("to_k", "key").replace("to_v", "value").replace("to_out.0", "proj_attn"): v
-               for k, v in t.items()}])
+    lambda t: {k.replace("to_q", "query").replace("to_k", "key").replace("to_v", "value")
+               .replace("to_out.0", "proj_attn"): v for k, v in t.items()}])
 def test_old_names_of_the_vaes_attention_are_known(copy, model, old):
     """VAE files with query, key, value, proj_attn load to the same weights."""
     rewrite(copy / VAE, old)
@@ -112,7 +112,7 @@ def test_text_encoders_load_with_and_without_prefix_and_with_position_ids(copy, 
     ("scheduler", "rescale_betas_zero_snr", True), ("scheduler", "thresholding", True),
     ("scheduler", "timestep_spacing", "random")])
 def test_a_setting_that_is_not_implemented_is_named(copy, part, key, value):
-    """An unknown key, or a value that is not implemented, is an error: nothing that changes the maths is passed over."""
+    """An unknown key or a value that is not implemented is an error: nothing that changes the maths is passed over."""
     config = copy / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     configure(config, **{key: value})
     refused(copy, str(value) if key == "hidden_act" else key)
@@ -121,13 +121,15 @@ def test_a_setting_that_is_not_implemented_is_named(copy, part, key, value):
 @pytest.mark.parametrize("part, values, says", [
     ("unet", dict(down_block_types=["CrossAttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"]), "AttnDownBlock2D"),
     ("unet", dict(up_block_types=["UpBlock2D"]), "1 values for 3 blocks"),
-    ("unet", dict(attention_head_dim=[2, 2]), "2 values for 3 blocks"), ("unet", dict(attention_head_dim=5), "5 attention heads"),
-    ("unet", dict(norm_num_groups=7), "unet"), ("unet", dict(block_out_channels="wide"), "unet"),
-    ("unet", dict(block_out_channels=[]), "unet"), ("unet", dict(cross_attention_dim=48), "unet"),
-    ("unet", dict(attention_head_dim=0), "unet"), ("unet", dict(layers_per_block="two"), "unet"),
+    ("unet", dict(attention_head_dim=[2, 2]), "2 values for 3 blocks"),
+    ("unet", dict(attention_head_dim=5), "5 attention heads"), ("unet", dict(norm_num_groups=7), "unet"),
+    ("unet", dict(block_out_channels="wide"), "unet"), ("unet", dict(block_out_channels=[]), "unet"),
+    ("unet", dict(cross_attention_dim=48), "unet"), ("unet", dict(attention_head_dim=0), "unet"),
+    ("unet", dict(layers_per_block="two"), "unet"),
     ("vae", dict(down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D", "DownEncoderBlock2D"]), "AttnDown"),
     ("text_encoder", dict(num_attention_heads=5), "text_encoder"),
-    ("text_encoder", dict(vocab_size=10), "text_encoder"), ("scheduler", dict(num_train_timesteps="many"), "num_train_timesteps"),
+    ("text_encoder", dict(vocab_size=10), "text_encoder"),
+    ("scheduler", dict(num_train_timesteps="many"), "num_train_timesteps"),
     ("scheduler", dict(beta_start="low"), "beta_start")])
 def test_a_config_that_makes_no_network_is_an_error(copy, part, values, says):
     """Wrong block names, counts, widths or types: one line, no traceback of the library beneath."""
@@ -237,7 +239,7 @@ def test_a_half_precision_file_is_loaded_as_float32_on_the_cpu(copy, stored):
         rewrite(copy / file, lambda tensors: {k: v.to(stored) for k, v in tensors.items()})
     model = p2p.load(copy, "cpu")
     assert model.dtype == torch.float32
-    for part, file in ((model.unet, UNET), (model.vae, VAE), (model.text_encoder, TEXT)):
+    for part in (model.unet, model.vae, model.text_encoder):
         assert {p.dtype for p in part.parameters()} == {torch.float32}
     assert torch.equal(model.unet.conv_in.weight, load_file(copy / UNET)["conv_in.weight"].float())
 
@@ -260,8 +262,9 @@ def test_a_vae_that_overflows_in_fp16_stays_in_float32(copy):
 @pytest.mark.parametrize("dtype, marked", [(None, 1.0), ("float32", 1.0), ("float16", 2.0), ("bfloat16", 2.0)])
 def test_of_two_files_the_one_of_the_wanted_precision_is_read(copy, dtype, marked):
     """*.fp16.safetensors beside the plain name."""
+    spare = copy / "unet" / "spare"
     for file, mark in ((UNET, 1.0), (UNET.replace(".safetensors", ".fp16.safetensors"), 2.0)):
-        shutil.copy(copy / UNET, copy / "unet" / "spare") if mark == 1 else shutil.move(copy / "unet" / "spare", copy / file)
+        shutil.copy(copy / UNET, spare) if mark == 1 else shutil.move(spare, copy / file)
         rewrite(copy / file, lambda tensors, mark=mark: tensors["conv_in.bias"].fill_(mark) is None)
     assert (p2p.load(copy, "cpu", dtype).unet.conv_in.bias == marked).all()
 
@@ -278,7 +281,8 @@ def test_a_file_of_half_precision_alone_is_found(copy):
 def test_parameters_are_the_mapped_file_where_the_dtype_agrees(folder, part, file):
     """No second copy of the weights: every parameter lies in the memory that the file is mapped to."""
     network = getattr(p2p.load(folder, "cpu"), part)
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(folder / file))]
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()
+             if line.endswith(str(folder / file))]
     ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
     for name, parameter in network.named_parameters():
         assert any(a <= parameter.data_ptr() < b for a, b in ranges), name
@@ -307,7 +311,7 @@ def test_unknown_keyword_arguments_are_errors(folder):
 
 
 def test_a_scheduler_of_another_name_gives_its_betas(model):
-    """A folder that names PNDM: DDIM with its betas, offset and prediction type; diffusers' defaults for absent keys."""
+    """A folder that names PNDM: DDIM with its betas, offset and prediction; diffusers' defaults for absent keys."""
     s = model.schedule
     betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000) ** 2
     torch.testing.assert_close(s.alphas_cumprod, (1 - betas).cumprod(0))
@@ -326,8 +330,8 @@ def test_an_error_about_a_config_is_plain_text(copy):
 
 def test_what_training_scripts_leave_in_a_config_does_no_harm(copy):
     """diffusers' EMA writes its bookkeeping into the UNet's config; it changes nothing that is computed."""
-    configure(copy / "unet" / "config.json", decay=0.9999, inv_gamma=1.0, min_decay=0.0, optimization_step=3, power=0.75,
-              update_after_step=0, use_ema_warmup=False)
+    configure(copy / "unet" / "config.json", decay=0.9999, inv_gamma=1.0, min_decay=0.0, optimization_step=3,
+              power=0.75, update_after_step=0, use_ema_warmup=False)
     p2p.load(copy, "cpu")
 
 

@@ -68,13 +68,13 @@ def test_device_and_model_are_named_in_one_line(run, folder):
 def test_single_pictures_are_the_same_as_those_of_the_library(run, model):
     """--singles writes each picture, source first; they are what prompt_to_prompt paints with these arguments."""
     prompts = [SOURCE, TARGET, "a big red car next to a river"]
-    arguments = ["--singles", "--out", "x.png", "--seed", "4", "--guidance", "3", "--negative", "snow", "--height", "40",
-                 "--width", "24", "--cross-steps", "0.5", "--cross-steps", "bicycle=0.2,0.9", "--self-steps", "0.3"]
-    assert run(*prompts, *arguments)[0] == 0
+    args = ["--singles", "--out", "x.png", "--seed", "4", "--guidance", "3", "--negative", "snow", "--height", "40",
+            "--width", "24", "--cross-steps", "0.5", "--cross-steps", "bicycle=0.2,0.9", "--self-steps", "0.3"]
+    assert run(*prompts, *args)[0] == 0
     assert files() == ["x-0.png", "x-1.png", "x-2.png", "x.png"]
     cross = p2p.auto(model.tokenizer, prompts, {"default_": 0.5, "bicycle": (0.2, 0.9)})
-    result = p2p.prompt_to_prompt(model, prompts, cross, p2p.self_replace(0.3), steps=3, guidance=3.0, seed=4, height=40,
-                                  width=24, negative="snow")
+    result = p2p.prompt_to_prompt(model, prompts, cross, p2p.self_replace(0.3), steps=3, guidance=3.0, seed=4,
+                                  height=40, width=24, negative="snow")
     for i, image in enumerate(result.images):
         assert Image.open(f"x-{i}.png").tobytes() == image.tobytes()
 
@@ -146,7 +146,7 @@ def photo(tmp_path):
     (["--invert", "negative-prompt", "--size", "32x40"], (40, 32), "32 × 40"),
     (["--invert", "null-text"], None, "48 × 32")])
 def test_a_picture_from_disk_is_edited_by_one_command(run, model, photo, arguments, size, taken):
-    """--image: it is inverted as --invert says (direct), resized as the output says, and edited as the library does it."""
+    """--image: it is inverted as --invert says (direct), resized as the output says, and edited as the library does."""
     status, out, err = run(SOURCE, TARGET, "--image", "../photo.png", "--singles", *arguments)
     assert status == 0 and f"60 × 40 taken as {taken}" in out and not err
     method = arguments[1] if arguments else "direct"
@@ -160,8 +160,9 @@ def test_a_picture_from_disk_is_edited_by_one_command(run, model, photo, argumen
 
 def test_a_mask_is_cropped_as_its_picture_is_and_told(run, model, photo):
     """--mask: white may change. The share of the picture that may change is on the output; most of it is a warning."""
-    status, out, err = run(SOURCE, TARGET, "--image", "../photo.png", "--mask", "../mask.png", "--singles", "--size", "32x32")
-    assert status == 0 and not err and "25% of the picture may change" in out       # 60 × 40 is cropped to its middle 40
+    status, out, err = run(SOURCE, TARGET, "--image", "../photo.png", "--mask", "../mask.png", "--singles",
+                           "--size", "32x32")
+    assert status == 0 and not err and "25% of the picture may change" in out     # 60 × 40 is cropped to its middle 40
     inversion = p2p.invert(model, photo[0], SOURCE, "direct", 3, size=(32, 32))
     blend = p2p.LocalBlend(model.tokenizer, [SOURCE, TARGET], None, mask=photo[1].crop((10, 0, 50, 40)))
     edits = p2p.auto(model.tokenizer, [SOURCE, TARGET]), p2p.self_replace()

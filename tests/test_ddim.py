@@ -29,7 +29,7 @@ def test_the_last_step_goes_where_the_config_says(to_one, last):
 def test_a_step_keeps_the_picture_and_the_noise_and_changes_their_shares():
     """DDIM, eta 0: with the true eps, every level is sqrt(alpha) z_0 + sqrt(1 - alpha) eps of the same two."""
     z_0, eps = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    mix = lambda alpha: alpha ** 0.5 * z_0 + (1 - alpha) ** 0.5 * eps                # noqa: E731
+    mix = lambda alpha: alpha ** 0.5 * z_0 + (1 - alpha) ** 0.5 * eps              
     torch.testing.assert_close(move(mix(0.1), eps, 0.1, 0.7), mix(0.7))
     torch.testing.assert_close(move(mix(0.7), eps, 0.7, 0.1), mix(0.1))
 
@@ -68,7 +68,8 @@ def test_a_schedule_that_would_leave_out_the_noise_says_so():
     (dict(prediction_type="sample"), "prediction_type = 'sample'"), (dict(beta_schedule="cosine"), "beta_schedule"),
     (dict(timestep_spacing="other"), "timestep_spacing"),
     (dict(steps_offset="1"), "steps_offset = '1'"), (dict(steps_offset=-5), "steps_offset = -5"),
-    (dict(trained_betas=[0.1, 0.2]), "2 trained_betas for 1000"), (dict(thresholding=True), "thresholding"), (dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr")])
+    (dict(trained_betas=[0.1, 0.2]), "2 trained_betas for 1000"), (dict(thresholding=True), "thresholding"),
+    (dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr")])
 def test_a_setting_that_is_not_implemented_is_named(config, named):
     """A config value that would change the maths, or makes no sense, is never passed over."""
     with pytest.raises(ValueError, match=named):

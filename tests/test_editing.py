@@ -129,7 +129,7 @@ def test_a_target_does_not_depend_on_the_other_targets(model, tokenizer, blended
 
 def test_the_lambda_of_the_design_works_as_it_stands(model):
     """A user's own function serves as cross_edit and as self_edit: M until the last fifth of t, then M_star."""
-    edit = lambda M, M_star, t: M_star if t < 0.2 else M.expand_as(M_star)        # noqa: E731
+    edit = lambda M, M_star, t: M_star if t < 0.2 else M.expand_as(M_star)      
     z = paint(model, PROMPTS, edit, edit, steps=6).latents
     assert_same(z, paint(model, PROMPTS, inject_until(0.2), inject_until(0.2), steps=6).latents)
     assert not torch.equal(z, paint(model, PROMPTS, inject, inject, steps=6).latents)
@@ -269,12 +269,12 @@ def test_a_source_alone_is_painted(model):
     (dict(latents=[0.0]), "latents"), (dict(latents=torch.full((1, 4, 8, 8), float("nan"))), "latents"),
     (dict(latents=torch.zeros(1, 4, 0, 8)), "latents"),
     (dict(cross_edit={"nowhere": own}), "nowhere"), (dict(self_edit={"nowhere": own}), "nowhere"),
-    (dict(cross_edit=lambda M, M_star, t: M), "M_star"), (dict(cross_edit=0.8), "cross_edit must be a function, not 0.8"),
+    (dict(cross_edit=0.8), "cross_edit must be a function, not 0.8"),
     (dict(self_edit={"up_blocks": 1}), "self_edit must be a function"), (dict(blend="car"), "blend must be a function"),
-    (dict(height=2 ** 40), "height"),
+    (dict(height=2 ** 40), "height"), (dict(cross_edit=lambda M, M_star, t: M), "M_star"),
     (dict(cross_edit=lambda M, M_star, t: M_star * float("nan")), "not finite")])
 def test_what_cannot_be_done_is_a_ValueError_that_names_it(model, arguments, says):
-    """Sizes, steps, seeds, prompts, guidance, latents, edits: refused with the argument's name, no black picture made."""
+    """Sizes, steps, seeds, prompts, guidance, latents, edits: refused with the argument's name, no black picture."""
     with pytest.raises(ValueError, match=says):
         paint(model, **{"prompts": ["a car", "a cat"], "steps": 2, **arguments})
 
@@ -314,7 +314,7 @@ def test_a_plain_function_serves_as_blend(model):
 
 
 class Recorder:
-    """Does as `edit` does, keeps the source's own and the edited maps of one size, and blends by them as DESIGN.md says.
+    """Does as `edit` does, keeps the source's own and the edited maps of one size, blends by them as DESIGN.md says.
 
     An independent writing of the local blend: the maps of each step are kept whole, and the mask is made anew.
     """
@@ -333,13 +333,13 @@ class Recorder:
         return M_hat
 
     def mask(self, words, pool, side, threshold):
-        mean = sum(torch.stack(layers).mean((0, 2)) for _, layers in self.steps)     # over layers and heads; summed over t
+        mean = sum(torch.stack(layers).mean((0, 2)) for _, layers in self.steps)     # over layers and heads; sum over t
         masks = []
         for maps, tokens in zip(mean, words):
             m = sum((maps[..., j] for j in tokens), torch.zeros(self.size))
             if pool:
-                padded = F.pad(m, (1, 1, 1, 1), value=-torch.inf)
-                m = torch.stack([padded[y:y + m.shape[0], x:x + m.shape[1]] for y in range(3) for x in range(3)]).amax(0)
+                wide = F.pad(m, (1, 1, 1, 1), value=-torch.inf)
+                m = torch.stack([wide[y:y + m.shape[0], x:x + m.shape[1]] for y in range(3) for x in range(3)]).amax(0)
             rows, columns = (torch.arange(n) * small // n for n, small in zip(side, self.size))
             m = m[rows][:, columns]                        # nearest
             masks.append(m / m.max() > threshold if m.max() > 0 else torch.zeros(side, dtype=torch.bool))
@@ -388,7 +388,7 @@ def test_local_blend_is_what_the_design_says(model, tokenizer, size, at, start, 
     ((64, 64), (16, 16)), ((128, 128), (32, 32)), ((96, 96), (24, 24)), ((24, 24), (12, 12)), ((8, 8), (8, 8)),
     ((64, 96), (16, 24)), ((96, 64), (24, 16)), ((64, 192), (16, 48)), ((36, 40), (18, 20))])
 def test_the_blend_watches_maps_of_the_size_nearest_to_a_quarter_and_at_least_16(tokenizer, latent, size):
-    """Trap 4: max(side/4, 16), the side being the shorter one: not always 16 × 16, and no map of another size is made."""
+    """Trap 4: max(side/4, 16) of the shorter side: not always 16 × 16, and no map of another size is made."""
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"])
     sizes = [tuple(-(-side // 2 ** i) for side in latent) for i in range(4)]
     edit, _ = blend.begin(None, sizes, latent)
@@ -418,7 +418,7 @@ def test_the_blend_sees_the_sources_own_maps_whatever_an_edit_writes(model, toke
         M.zero_()
         return M_star
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.7)
-    assert_same(paint(model, PROMPTS[:2], vandal, blend=blend).latents, paint(model, PROMPTS[:2], own, blend=blend).latents)
+    assert_same(*(paint(model, PROMPTS[:2], edit, blend=blend).latents for edit in (vandal, own)))
 
 
 @pytest.mark.parametrize("cross_edit", [{"up_blocks": inject}, {"": inject, "mid_block": None}, {}, {"mid_block": own}])
@@ -442,9 +442,9 @@ def test_a_blend_does_not_change_what_an_edit_does(model, tokenizer):
     (dict(words="car"), "one entry per prompt"), (dict(words=["car", []]), "no word"),
     (dict(words=[None, None]), "no word for 'a big bicycle next to a river', nor for the source"),
     (dict(subtract=["river", "snow"]), "'snow'"), (dict(subtract=["river"]), "subtract"),
-    (dict(threshold=1.5), "threshold"), (dict(threshold=(0.1, 0.2, 0.3)), "threshold"), (dict(threshold="0.3"), "threshold"),
-    (dict(threshold=float("nan")), "threshold"), (dict(start=1.5), "start"), (dict(start=-0.1), "start"),
-    (dict(start=None), "start")])
+    (dict(threshold=1.5), "threshold"), (dict(threshold=(0.1, 0.2, 0.3)), "threshold"),
+    (dict(threshold="0.3"), "threshold"), (dict(threshold=float("nan")), "threshold"), (dict(start=1.5), "start"),
+    (dict(start=-0.1), "start"), (dict(start=None), "start")])
 def test_an_impossible_blend_is_an_error(tokenizer, arguments, says):
     """Trap 2: words absent from their prompt are errors, not an empty mask (0/0); numbers out of range are named."""
     with pytest.raises(ValueError, match=says):
@@ -545,9 +545,9 @@ def test_a_white_mask_changes_nothing(model, tokenizer):
     """Alone it is no blend at all; with words it is the words'."""
     white = Image.new("L", (8, 8), 255)
     assert torch.equal(paint(model, blend=masked(white)).latents, paint(model).latents)
-    of_words = [p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.7, mask=mask) for mask in (None, white)]
-    a, b = (paint(model, blend=blend).latents for blend in of_words)
-    assert torch.equal(a, b)
+    of_words = [p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.7, mask=mask)
+                for mask in (None, white)]
+    assert torch.equal(*(paint(model, blend=blend).latents for blend in of_words))
 
 
 def alpha_only(mask):
@@ -556,11 +556,12 @@ def alpha_only(mask):
 
 
 @pytest.mark.parametrize("painted", [
-    lambda mask: mask.convert("RGB"), lambda mask: mask.convert("P"), alpha_only, lambda mask: alpha_only(mask).convert("RGBA"),
+    lambda mask: mask.convert("RGB"), lambda mask: mask.convert("P"), alpha_only,
+    lambda mask: alpha_only(mask).convert("RGBA"),
     lambda mask: Image.fromarray(np.asarray(mask, np.uint16) * 257)], ids=["RGB", "P", "LA", "RGBA", "16 bits"])
 def test_a_mask_may_be_painted_in_any_way(model, tmp_path, painted):
-    """Also as a PNG with alpha only: what is transparent is black. The picture given is not changed, and the blend serves
-    runs of other sizes of its shape."""
+    """Also as a PNG with alpha only: what is transparent is black. The picture given is not changed, and the blend
+    serves runs of other sizes of its shape."""
     painted(ramp()).save(tmp_path / "mask.png")
     mask = Image.open(tmp_path / "mask.png")
     before = mask.mode, mask.tobytes()
@@ -574,7 +575,8 @@ def test_a_mask_may_be_painted_in_any_way(model, tmp_path, painted):
 @pytest.mark.parametrize("arguments, says", [
     (dict(words=None), "give words, or a mask"), (dict(words=None, subtract=["car", "car"]), "give words for subtract"),
     (dict(words=None, subtract=["car", "car"], mask=ramp()), "give words for subtract"),
-    (dict(mask=Image.new("L", (32, 32))), "the mask has no white"), (dict(words=None, mask=Image.new("1", (32, 32))), "no white"),
+    (dict(mask=Image.new("L", (32, 32))), "the mask has no white"),
+    (dict(words=None, mask=Image.new("1", (32, 32))), "no white"),
     (dict(words=None, mask=Image.new("RGBA", (32, 32), (255, 255, 255, 0))), "no white"),
     (dict(words=None, mask=ramp(), start=2), "start")])
 def test_a_mask_that_lets_nothing_change_is_an_error(tokenizer, arguments, says):

@@ -26,8 +26,8 @@ def formula(M, M_star, alignment, c=1.0):
     c = torch.as_tensor(c).expand(KEYS)
     columns = []
     for j in range(KEYS):
-        given = sum((alignment.A[i, j] * M[..., i] for i in range(KEYS) if alignment.A[i, j]), torch.zeros(M.shape[:-1]))
-        columns.append(c[j] * (given + alignment.own[j] * M_star[..., j]))
+        part = sum((alignment.A[i, j] * M[..., i] for i in range(KEYS) if alignment.A[i, j]), torch.zeros(M.shape[:-1]))
+        columns.append(c[j] * (part + alignment.own[j] * M_star[..., j]))
     return torch.stack(columns, -1)
 
 
@@ -73,7 +73,7 @@ def test_a_swap_keeps_row_sums(tokenizer):
 
 @pytest.mark.parametrize("N", [10, 50, 7])
 def test_windows_are_exact_on_the_grid_of_steps(tokenizer, N):
-    """Window (a/N, b/N) acts at the steps a … b-1 of N, for every a <= b, in every kind of edit, whatever the rounding."""
+    """Window (a/N, b/N) acts at steps a … b-1 of N, for every a <= b, in every kind of edit, whatever the rounding."""
     times = [1 - i / N for i in range(N)]
     for a in range(N + 1):
         for b in range(a, N + 1):

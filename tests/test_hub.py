@@ -9,10 +9,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-from test_checkpoint import refused
 
 import p2p_min as p2p
 from p2p_min.__main__ import main
+from test_checkpoint import refused
 
 NAME, COMMITS = "someone/small-model", {"main": "a" * 40, "v1": "b" * 40}
 CLUTTER = ("README.md", "small-model.safetensors", "model.ckpt", "unet/diffusion_pytorch_model.bin", "unet/model.onnx",
@@ -94,7 +94,7 @@ def hub(folder, tmp_path, monkeypatch):
 
 
 def test_only_what_is_needed_is_fetched(hub, model, folder):
-    """Of each part the one safetensors file and its configs, and the tokenizer: no pickle, no other copy, no clutter."""
+    """Of each part the one safetensors file and its configs, and the tokenizer: no pickle, other copy or clutter."""
     loaded = p2p.load(NAME, "cpu")
     for part in ("unet", "vae", "text_encoder"):
         for name, tensor in getattr(loaded, part).state_dict().items():
@@ -121,7 +121,7 @@ def test_a_revision_is_pinned_and_found_again(hub):
 
 @pytest.mark.parametrize("how", ["closed", "down", "offline", "gone"])
 def test_without_the_hub_the_cache_is_used(hub, monkeypatch, how):
-    """No connection, a hub that fails, HF_HUB_OFFLINE=1, a model that was taken away: the second load is the first one's."""
+    """No connection, a hub that fails, HF_HUB_OFFLINE=1, a model taken away: the second load is the first one's."""
     first = p2p.load(NAME, "cpu").path
     hub.asked.clear()
     if how == "closed":

@@ -69,7 +69,7 @@ def test_a_blend_without_an_edit_watches_unnoticed_too(model, tokenizer):
 
 def test_a_run_leaves_no_trace_in_the_edit(model, tokenizer, recorder):
     edit = edit_of(tokenizer)
-    edit.windows
+    assert edit.windows                                    # found when first asked for, and kept
     before = copy.deepcopy(vars(edit))
     paint(model, recorder(edit))
     assert vars(edit).keys() == before.keys()
@@ -81,7 +81,7 @@ def test_an_edit_that_writes_into_the_maps_does_not_reach_what_was_seen_before(m
     """Trap 9: M and M_star are those that attention made; M_hat is what the edit left."""
     paint(model, recorder(), steps=1)
     again = p2p.Recorder(tokenizer, PROMPTS)
-    paint(model, {"mid_block": again(scribble)}, steps=1)  # there alone: elsewhere it would change what later layers see
+    paint(model, {"mid_block": again(scribble)}, steps=1)  # there alone: elsewhere it changes what later layers see
     for prompt in (0, 1, 2):
         word = again.words(prompt)[2]                      # token 3, which is written into
         seen = recorder.maps(word, prompt, size=again.size)
@@ -107,7 +107,7 @@ def run(model, tokenizer):
 @pytest.mark.parametrize("size", ATTENTIONS)
 @pytest.mark.parametrize("word, prompt", [("river", 0), ("bicycle", 1), ("big bicycle", 1), ("a", 2), ("snow", 2)])
 def test_maps_are_the_averages_of_what_attention_made(run, tokenizer, size, word, prompt):
-    """Of the run, of each step, of each head; a phrase is the sum of its tokens; M_star before the edit, M_hat after."""
+    """Of the run, each step, each head; a phrase is the sum of its tokens; M_star before the edit, M_hat after."""
     recorder, edit, calls, _ = run
     tokens = find(tokenizer, PROMPTS[prompt], word)
     for edited in (False, True):
@@ -163,7 +163,7 @@ def test_memory_does_not_grow_with_the_run(model, tokenizer):
 def test_steps_are_kept_of_small_maps_only(tokenizer):
     """32 × 32 at most; larger ones on average."""
     recorder = recorder_of(tokenizer, [(40, 40), (32, 32)], per_step=True)
-    assert {size for size, t in recorder.seen if t} == {(32, 32)} and recorder.maps("car", size=(40, 40)).shape == (40, 40)
+    assert {s for s, t in recorder.seen if t} == {(32, 32)} and recorder.maps("car", size=(40, 40)).shape == (40, 40)
     with pytest.raises(ValueError, match="no steps of 40 × 40 were kept; there are 32 × 32"):
         recorder.maps("car", size=(40, 40), per_step=True)
 
@@ -276,7 +276,7 @@ def test_all_maps_of_a_sheet_are_on_one_scale_and_it_says_which(run, monkeypatch
     recorder, _, _, result = run
     drawn, said = [], []
     overlay, legend = sheets.overlay, sheets.legend
-    monkeypatch.setattr(sheets, "overlay", lambda image, maps, top: drawn.append((maps, top)) or overlay(image, maps, top))
+    monkeypatch.setattr(sheets, "overlay", lambda im, maps, top: drawn.append((maps, top)) or overlay(im, maps, top))
     monkeypatch.setattr(sheets, "legend", lambda text, width: said.append(text) or legend(text, width))
     page = p2p.word_sheet(recorder, result.images)
     assert len(drawn) == sum(len(recorder.words(i)) * n for i, n in ((0, 1), (1, 2), (2, 2)))

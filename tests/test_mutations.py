@@ -4,10 +4,10 @@ import random
 import re
 import struct
 
-import originals
 import pytest
 import torch
 
+import originals
 import p2p_min as p2p
 from p2p_min.checkpoints import tokenizers
 from p2p_min.checkpoints.folder import load_part
@@ -112,14 +112,14 @@ def reshaped(rng, header, name, body):
     for side in shape:
         n *= side
     header[name]["shape"] = rng.choice([
-        shape[::-1], [n], [1, *shape], [*shape, 1], shape[:-1], [n // 2, 2], [], [0, *shape], [-n, -1], [2 ** 62, 4], "x",
-        [None], [n * 1.0], [n // 4, 2, 2, 1], [n // 16, 4, 2, 2]])
+        shape[::-1], [n], [1, *shape], [*shape, 1], shape[:-1], [n // 2, 2], [], [0, *shape], [-n, -1], [2 ** 62, 4],
+        "x", [None], [n * 1.0], [n // 4, 2, 2, 1], [n // 16, 4, 2, 2]])
 
 
 @of_header
 def extra(rng, header, name, body):
-    new = rng.choice(["stranger", name + ".stranger", "a\nb", "model_ema.decay", "position_ids", "decoder.up_blocks.9.x",
-                      name.replace("to_q", "query"), name.replace("to_out.0", "proj_attn")])
+    new = rng.choice(["stranger", name + ".stranger", "a\nb", "model_ema.decay", "position_ids",
+                      "decoder.up_blocks.9.x", name.replace("to_q", "query"), name.replace("to_out.0", "proj_attn")])
     if new not in header:
         header[new] = dict(dtype="F32", shape=[2], data_offsets=[len(body), len(body) + 8])
         body += struct.pack("<ff", rng.random(), rng.random())
@@ -138,7 +138,7 @@ def missing(rng, header, name, body):
 @of_header
 def not_finite(rng, header, name, body):
     start, end = header[name]["data_offsets"]
-    body[start:end] = struct.pack("<f", rng.choice([float("nan"), float("inf"), -float("inf"), 0.0])) * ((end - start) // 4)
+    body[start:end] = struct.pack("<f", rng.choice([*map(float, ("nan", "inf", "-inf", 0))])) * ((end - start) // 4)
 
 
 @of_header
@@ -155,12 +155,12 @@ MUTATIONS = [truncated, lengthened, header_bits_flipped, body_bits_flipped, anot
 
 # ---- what has to come out ------------------------------------------------------------------------------------------
 
-REST = re.compile(r"model_ema\..*|.*\.position_ids")       # of the names that the mutations make up: those without a use
+REST = re.compile(r"model_ema\..*|.*\.position_ids")      # of the names that the mutations make up: those without a use
 DTYPES = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16)
 
 
 def stored(data):
-    """{name: (shape, numbers)}, read without safetensors. A tensor of another type than these must not have been loaded."""
+    """{name: (shape, numbers)}, read without safetensors. A tensor of another type must not have been loaded."""
     header, body = split(data)
     header.pop("__metadata__", None)
     for name, entry in header.items():
@@ -185,7 +185,7 @@ def replace(file, data):
 
 
 def check(load, places, data, file):
-    """Refused in one line with the file's name, or all parameters are what the file says and all that it says is used."""
+    """Refused in one line with the file's name, or all parameters are what the file says and all it says is used."""
     replace(file, data)
     try:
         parameters = load(file)
@@ -216,7 +216,7 @@ def whole(tokenizer, tmp_path_factory):
     """(a single file, what loads it)."""
     def load(file):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tokenizers, "load_tokenizer", lambda *_: tokenizer)          # not what is tried here, and slow
+            patch.setattr(tokenizers, "load_tokenizer", lambda *_: tokenizer)        # not what is tried here, and slow
             model = p2p.load(file, "cpu", tokenizer="none")
         return {f"{part}.{name}": tensor for part in ("unet", "vae", "text_encoder")
                 for name, tensor in getattr(model, part).named_parameters()}

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Page
 from PIL import Image
 
 import p2p_min as p2p
+from browser import CHROMIUM, Page
 from p2p_min.explorer import page as paging
 
 PROMPTS = ["a big car, next to a river", "a big bicycle, next to a river", "a red car <b>next</b> to a"]
@@ -49,7 +49,7 @@ def picture(url):
 # ---- the file ------------------------------------------------------------------------------------------------------
 
 def test_the_page_is_one_file_that_asks_for_nothing(html):
-    """No address in it but data, and a policy that forbids the browser to ask; the script is the file beside page.py."""
+    """No address in it but data; a policy forbids the browser to ask; the script is the file beside page.py."""
     assert "default-src 'none'" in html and "{{" not in html.replace("}}", "")
     for text in ("http:", "https:", "src=", "@import", "url("):
         assert text not in re.sub(r'<script id="data".*?</script>', "", html, flags=re.S)
@@ -87,7 +87,8 @@ def test_words_know_their_partner_and_what_became_of_their_maps(html):
     fates = [dict(zip(of["words"], of["fates"])) for of in (swap, phrase)]
     partner = [{word: None if n is None else first["words"][n] for word, n in zip(of["words"], of["partners"])}
                for of in (swap, phrase)]
-    assert partner[0]["bicycle"] == "car" and fates[0]["bicycle"] == fates[0]["a"] == "sssoo" and fates[0]["next"] == "xxxoo"
+    assert partner[0]["bicycle"] == "car" and fates[0]["next"] == "xxxoo"
+    assert fates[0]["bicycle"] == fates[0]["a"] == "sssoo"
     assert partner[1]["red"] is None and fates[1]["red"] == "ooooo"
     assert partner[1]["car"] == "car" and fates[1]["car"] == "sssoo"
 
@@ -208,7 +209,7 @@ def test_the_sliders_show_what_edit_did_and_when_it_ended(page):
 
 @needs_browser
 def test_a_word_without_a_partner_is_alone(page):
-    """A new word of the second target, chosen by its number: M is blank, and the page says why. Prompts are only text."""
+    """A new word of the second target, chosen by its number: M is blank, and the page says why. Prompts stay text."""
     page.tap(".prompt:not([hidden]) .label button:nth-of-type(2)")
     seen = look(page)
     assert seen["chosen"] == ["red"] and seen["maps"]["M"] is None and seen["maps"]["M-hat"] == seen["maps"]["M-star"]
@@ -238,5 +239,6 @@ def test_no_error_and_no_request_leaves_the_page(page, file):
     told = [event for event in page.events if event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled")
             or event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error"]
     assert not told
-    asked = {event["params"]["request"]["url"] for event in page.events if event["method"] == "Network.requestWillBeSent"}
+    asked = {event["params"]["request"]["url"] for event in page.events
+             if event["method"] == "Network.requestWillBeSent"}
     assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}

@@ -35,9 +35,9 @@ SD2_UNET = dict(SD1_UNET, attention_head_dim=(2, 4, 4, 4), use_linear_projection
 THREE = dict(SD1_UNET, block_out_channels=(16, 24, 32),
              down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
              up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
-XL_UNET = dict(THREE, layers_per_block=2, attention_head_dim=(2, 3, 4), use_linear_projection=True, cross_attention_dim=56,
-               transformer_layers_per_block=(1, 2, 3), addition_embed_type="text_time", addition_time_embed_dim=8,
-               projection_class_embeddings_input_dim=20 + 6 * 8)
+XL_UNET = dict(THREE, layers_per_block=2, attention_head_dim=(2, 3, 4), use_linear_projection=True,
+               cross_attention_dim=56, transformer_layers_per_block=(1, 2, 3), addition_embed_type="text_time",
+               addition_time_embed_dim=8, projection_class_embeddings_input_dim=20 + 6 * 8)
 VAE = dict(block_out_channels=(8, 16, 16, 16), down_block_types=("DownEncoderBlock2D",) * 4,
            up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, norm_num_groups=4, sample_size=128)
 XL_VAE = dict(VAE, force_upcast=True, scaling_factor=0.13025)
@@ -96,7 +96,8 @@ def make_tokenizer(**padding):
 def make_text(build, tokenizer, width, activation, seed, **more):
     return randomize(build(CLIPTextConfig(
         hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, hidden_act=activation,
-        vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **more)), seed)
+        vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        **more)), seed)
 
 
 def make_pipeline(unet, vae, activation, scheduler):
@@ -191,7 +192,8 @@ def test_unet(models, shape, size, dtype, close):
     z, timestep = randn(2, 4, *size).to(dtype), torch.tensor([981, 1])
     context = Context(randn(2, 77, theirs.config.cross_attention_dim, seed=1).to(dtype))
     if ours.add_embedding is not None:
-        context = context._replace(pooled=randn(2, 20, seed=2).to(dtype), sizes=torch.tensor([[64, 72, 8, 0, 64, 72]] * 2))
+        context = context._replace(pooled=randn(2, 20, seed=2).to(dtype),
+                                   sizes=torch.tensor([[64, 72, 8, 0, 64, 72]] * 2))
     assert error(ours(z, timestep, context), ask(theirs, z, timestep, context)) <= close
 
 
@@ -216,7 +218,7 @@ def test_text(models, shape):
 
 @pytest.mark.parametrize("zeros", [True, False])
 def test_negative_text(models, zeros):
-    """SDXL's empty negative prompt, pooled too, is zeros where model_index.json does not say otherwise; others are text."""
+    """SDXL's empty negative prompt, pooled too, is zeros unless model_index.json says otherwise; others are text."""
     pipe, model = models("sdxl")
     forced, pipe = dataclasses.replace(model, zeros_for_empty=zeros), diffusers.StableDiffusionXLPipeline(
         **pipe.components, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
@@ -275,7 +277,8 @@ def test_slimmed_unet(name):
     ours = UNet(json.loads(theirs.to_json_string()))
     ours.load_state_dict(theirs.state_dict())
     for dtype, close in PRECISIONS:
-        z, context = randn(2, 4, 17, 11).to(dtype), Context(*(part if part is None else part.to(dtype) for part in context))
+        z = randn(2, 4, 17, 11).to(dtype)
+        context = Context(*(part if part is None else part.to(dtype) for part in context))
         with torch.no_grad():
             assert error(ours.to(dtype)(z, 981, context), ask(theirs.to(dtype), z, 981, context)) <= close
 
@@ -308,7 +311,7 @@ def test_few_steps(models, shape, theirs, steps):
 
 
 def test_size_and_seed_left_out(models):
-    """SD 2.x with v-prediction paints 768 pixels; a seed is the noise that diffusers takes from a generator of that seed."""
+    """SD 2.x with v-prediction paints 768 pixels; a seed is the noise of diffusers' generator of that seed."""
     pipe, model = models("sd2-768")
     ours = p2p.prompt_to_prompt(model, [SOURCE], steps=1, seed=5, guidance=3).images[0]
     theirs = pipe(SOURCE, num_inference_steps=1, guidance_scale=3, generator=torch.Generator().manual_seed(5)).images[0]
@@ -334,7 +337,8 @@ class Inject:
         return attn.to_out[0]((maps @ v).transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("shape, cross_steps, self_steps", [("sd1", 8, 0), ("sd1", 8, 4), ("sd2-v", 3, 10), ("sdxl", 8, 4)])
+@pytest.mark.parametrize("shape, cross_steps, self_steps", [
+    ("sd1", 8, 0), ("sd1", 8, 4), ("sd2-v", 3, 10), ("sdxl", 8, 4)])
 def test_edit(models, shape, cross_steps, self_steps):
     """Word replacement written a second time, inside diffusers: same pictures. Self-attention up to 8 × 8 pixels."""
     pipe, model = models(shape)
@@ -393,7 +397,9 @@ def null_optimization(pipe, latents, steps, guidance):
         optimizer = torch.optim.Adam([uncond], lr=1e-2 * (1 - i_of_50 / 100))
         with torch.no_grad():
             output_cond = ask(pipe.unet, z, time, cond)
-        for j in range(10):
+        moves.append(0)
+        for _ in range(10):
+            moves[-1] += 1
             output_uncond = ask(pipe.unet, z, time, empty._replace(states=uncond))
             output = output_uncond + guidance * (output_cond - output_uncond)
             loss = torch.nn.functional.mse_loss(pipe.scheduler.step(output, time, z).prev_sample, latents[-2 - i])
@@ -402,7 +408,6 @@ def null_optimization(pipe, latents, steps, guidance):
             optimizer.step()
             if loss.item() < 1e-5 + i_of_50 * 2e-5:
                 break
-        moves.append(j + 1)
         found.append(uncond.detach())
         with torch.no_grad():
             output_uncond = ask(pipe.unet, z, time, empty._replace(states=uncond))
@@ -411,7 +416,8 @@ def null_optimization(pipe, latents, steps, guidance):
 
 
 def random_picture(height, width):
-    return Image.fromarray((255 * torch.rand(height, width, 3, generator=torch.Generator().manual_seed(3))).byte().numpy())
+    numbers = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(3))
+    return Image.fromarray((255 * numbers).byte().numpy())
 
 
 @pytest.mark.parametrize("shape, size, steps", [
@@ -432,11 +438,11 @@ def test_inversion_trajectory(models, shape, size, steps):
     for a, b in zip(ours, reversed(theirs), strict=True):
         assert error(a, b) <= CLOSE
     if pipe.scheduler.config.prediction_type == "epsilon" and 1000 % steps == 0:
-        inverse, context = diffusers.DDIMInverseScheduler.from_config(pipe.scheduler.config), texts(pipe, [SOURCE], size)
-        inverse.set_timesteps(steps)
+        back, context = diffusers.DDIMInverseScheduler.from_config(pipe.scheduler.config), texts(pipe, [SOURCE], size)
+        back.set_timesteps(steps)
         with torch.no_grad():
-            for time in inverse.timesteps:
-                z = inverse.step(ask(pipe.unet, z, time, context), time, z).prev_sample
+            for time in back.timesteps:
+                z = back.step(ask(pipe.unet, z, time, context), time, z).prev_sample
         assert error(ours[0], z) <= CLOSE
 
 
@@ -470,7 +476,8 @@ def test_null_text_stops_as_published(models):
 
 
 @pytest.mark.parametrize("method", inversion.METHODS)
-@pytest.mark.parametrize("shape, negative", [("sd1", "blurry, bad"), ("sd2-v", ""), ("sdxl", "blurry, bad"), ("sdxl", "")])
+@pytest.mark.parametrize("shape, negative", [
+    ("sd1", "blurry, bad"), ("sd2-v", ""), ("sdxl", "blurry, bad"), ("sdxl", "")])
 def test_edit_of_a_picture(models, shape, negative, method):
     """Inversion, then source and target with word replacement at guidance 3, both inside diffusers.
 

@@ -9,25 +9,28 @@ diffusers = pytest.importorskip("diffusers")
 import json
 from functools import partial
 
-import originals
 import torch
 from diffusers.loaders import single_file_utils as utils
-from originals import UNET, fill, write
 from safetensors.torch import load_file
-from test_single_files import PROMPTS, same, words
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+import originals
 import p2p_min as p2p
+import test_single_files
+from originals import UNET, fill, write
 from p2p_min.networks.text import encode
+from test_single_files import PROMPTS, same
 
+words = test_single_files.words         # a fixture
 FOUR = dict(cross_attention_dim=64, sample_size=64)
-XL = dict(block_out_channels=(64, 64, 128), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-          up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 1, 3),
-          attention_head_dim=(1, 1, 2), use_linear_projection=True, cross_attention_dim=192, addition_embed_type="text_time",
-          addition_time_embed_dim=32, projection_class_embeddings_input_dim=320, sample_size=128)
+XL = dict(block_out_channels=(64, 64, 128), transformer_layers_per_block=(1, 1, 3), attention_head_dim=(1, 1, 2),
+          down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=192,
+          up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), use_linear_projection=True,
+          addition_embed_type="text_time", addition_time_embed_dim=32, projection_class_embeddings_input_dim=320,
+          sample_size=128)
 SD2 = dict(FOUR, block_out_channels=(64, 128, 64, 64), attention_head_dim=(1, 2, 1, 1), use_linear_projection=True,
            upcast_attention=True)
-THEIRS = {                             # UNet; the first encoder's layers, activation and, of OpenCLIP, prefix; prediction
+THEIRS = {                             # UNet; the first encoder's layers, activation, OpenCLIP's prefix; prediction
     "sd1": (dict(FOUR, block_out_channels=(32, 64, 32, 32), attention_head_dim=8), 2, "quick_gelu", None, "epsilon"),
     "sd2": (SD2, 23, "gelu", "cond_stage_model.model.", "epsilon"),
     "sd2-v": (dict(SD2, sample_size=96), 23, "gelu", "cond_stage_model.model.", "v_prediction"),

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import UNET, XL_UNET
 from PIL import Image
 from safetensors.torch import save_file
-from test_checkpoint import configure, refused
-from test_editing import Recorder, assert_same, differ, inject, own, paint
 
 import p2p_min as p2p
+from conftest import UNET, XL_UNET
 from p2p_min.align import find
 from p2p_min.ddim import step, timesteps
 from p2p_min.inversion import METHODS
 from p2p_min.networks.text import Context, encode, tokens
 from p2p_min.networks.unet import UNet as Network
+from test_checkpoint import configure, refused
+from test_editing import Recorder, assert_same, differ, inject, own, paint
 
 PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
 SOURCE = PROMPTS[0]
@@ -41,7 +41,7 @@ def calls(xl, monkeypatch):
 
 
 def told(model, prompt, height=32, width=32):
-    """The context of one prompt, written out: both encoders' last layer but one, the second's pooled state, six sizes."""
+    """A prompt's context, written out: both encoders' last layer but one, the second's pooled state, six sizes."""
     ids = [tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids
            for tokenizer in (model.tokenizer, model.tokenizer_2)]
     first, second = model.text_encoder, model.text_encoder_2
@@ -158,9 +158,9 @@ def test_pooled_text_and_sizes_matter(xl, part):
 
 
 def test_edits_see_sdxls_maps(xl):
-    """M_star returned edits nothing, the source is never touched; there are maps at two sizes, two layers in the middle."""
+    """M_star returned edits nothing, the source is untouched; there are maps at two sizes, two layers in the middle."""
     shapes = []
-    look = lambda M, M_star, t: shapes.append(tuple(M.shape[:3])) or M_star        # noqa: E731
+    look = lambda M, M_star, t: shapes.append(tuple(M.shape[:3])) or M_star      
     unedited, edited = paint(xl), paint(xl, PROMPTS[:2], look, own)
     assert_same(edited.latents, unedited.latents)
     one_step = shapes[:len(shapes) // 4]
@@ -199,11 +199,11 @@ def test_half_precision(xl_folder, dtype):
     assert len(paint(model, PROMPTS[:2], *edits, steps=2, guidance=2).images) == 2
 
 
-@pytest.mark.parametrize("context", [lambda c: c.states, lambda c: c._replace(pooled=None), lambda c: Context(c.states)])
-def test_the_unet_asks_for_a_context(xl, context):
+@pytest.mark.parametrize("change", [lambda c: c.states, lambda c: c._replace(pooled=None), lambda c: Context(c.states)])
+def test_the_unet_asks_for_a_context(xl, change):
     """Bare states, or a Context of Stable Diffusion 1.x, are not enough."""
     with pytest.raises(ValueError, match="wants pooled text and sizes .*text.encode"):
-        xl.unet(torch.zeros(1, 4, 8, 8), 500, context(told(xl, SOURCE)))
+        xl.unet(torch.zeros(1, 4, 8, 8), 500, change(told(xl, SOURCE)))
 
 
 def test_other_unets_take_states_or_a_context(model):
@@ -279,7 +279,7 @@ def test_null_text_comes_nearer_than_ddim(xl, inverted):
     ("unet", dict(addition_embed_type="image"), "addition_embed_type = 'image'"),
     ("unet", dict(addition_time_embed_dim=None), "addition_time_embed_dim = None"),
     ("unet", dict(projection_class_embeddings_input_dim=None), "projection_class_embeddings_input_dim = None"),
-    ("unet", dict(projection_class_embeddings_input_dim=80), "add_embedding.linear_1.weight is (128, 88), not (128, 80)"),
+    ("unet", dict(projection_class_embeddings_input_dim=80), "linear_1.weight is (128, 88), not (128, 80)"),
     ("unet", dict(addition_time_embed_dim=6), "projection_class_embeddings_input_dim = 88"),
     ("unet", dict(addition_embed_type=None), "add_embedding"),
     ("unet", dict(mid_block_type="UNetMidBlock2DSimpleCrossAttn"), "mid_block_type = 'UNetMidBlock2DSimpleCrossAttn'"),
@@ -291,7 +291,7 @@ def test_null_text_comes_nearer_than_ddim(xl, inverted):
     ("unet", dict(transformer_layers_per_block=[1, [1, 1], 2]), "transformer_layers_per_block: 2 values for 1"),
     ("unet", dict(time_cond_proj_dim=256), "time_cond_proj_dim = 256"),
     ("unet", dict(encoder_hid_dim_type="text_image_proj"), "encoder_hid_dim_type = 'text_image_proj'"),
-    ("text_encoder_2", dict(hidden_act="some_new_act"), "some_new_act"), ("text_encoder_2", dict(model_type="t5"), "'t5'"),
+    ("text_encoder_2", dict(hidden_act="new_act"), "new_act"), ("text_encoder_2", dict(model_type="t5"), "'t5'"),
     ("text_encoder_2", dict(projection_dim=64), "text_projection.weight is (40, 48), not (64, 48)"),
     ("vae", dict(latents_mean=[0.0]), "latents_mean"), ("scheduler", dict(rescale_betas_zero_snr=True), "zero_snr")])
 def test_a_value_that_is_not_implemented_or_does_not_fit_is_named(copy, part, values, says):
@@ -342,7 +342,7 @@ UP = dict(layers_per_block=2, reverse_transformer_layers_per_block=[[1, 3, 2], [
 SLIM = {                               # and how many layers attend in the middle
     "no mid block": (dict(mid_block_type=None), 0),
     "a mid block that does not attend": (dict(mid_block_type="UNetMidBlock2D"), 0),
-    "layers of their own": (dict(UP, transformer_layers_per_block=[1, [2, 1], [1, 3]], mid_block_type="UNetMidBlock2D"), 0),
+    "own layers": (dict(UP, transformer_layers_per_block=[1, [2, 1], [1, 3]], mid_block_type="UNetMidBlock2D"), 0),
     "a mid block like the last": (dict(UP, transformer_layers_per_block=[1, [2, 1], [3, 1]]), 3)}
 
 

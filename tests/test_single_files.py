@@ -1,17 +1,17 @@
-"""Single files in the original layouts: what they are is recognised and said in one line; all of them is used or refused."""
+"""Single files in the original layouts: what they are is said in one line; all of them is used or refused."""
 import json
 from pathlib import Path
 
-import originals
 import pytest
 import torch
 from huggingface_hub import constants
-from originals import UNET, fill, write
 from safetensors.torch import load_file
-from test_checkpoint import refused
 
+import originals
 import p2p_min as p2p
+from originals import UNET, fill, write
 from p2p_min.__main__ import main
+from test_checkpoint import refused
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 LAST_NORM = UNET + "output_blocks.3.1.transformer_blocks.0.norm1.bias"
@@ -134,10 +134,11 @@ def test_slimmed_files_are_recognised(tokenizer, words, tmp_path, name):
 
 
 def test_layouts_that_differ_in_names_alone_are_the_same_model(tensors, words, loaded, tmp_path):
-    """Old merges without text_model.; SD Turbo in SDXL's layout; a folder's 23 layers written out; a linear projection."""
+    """Old merges without text_model.; SD Turbo in SDXL's layout; a folder's 23 layers; a linear projection."""
     def check(kind, change):
-        same(p2p.load(write(tmp_path / f"{kind}.safetensors", change(tensors(kind))), "cpu", tokenizer=words), loaded(kind))
-    check("sd1", lambda t: {name.replace("transformer.text_model.", "transformer."): tensor for name, tensor in t.items()})
+        file = write(tmp_path / f"{kind}.safetensors", change(tensors(kind)))
+        same(p2p.load(file, "cpu", tokenizer=words), loaded(kind))
+    check("sd1", lambda t: {name.replace("transformer.text_model.", "transformer."): t[name] for name in t})
     check("sd2", lambda t: {name.replace("cond_stage_model.", "conditioner.embedders.0."): t[name] for name in t})
     check("sd2-v", lambda t: {name: tensor for name, tensor in t.items() if ".resblocks.23." not in name})
     projection = "conditioner.embedders.1.model.text_projection"
@@ -167,11 +168,11 @@ def test_every_encoder_has_its_own_padding(loaded, tokenizer, files, tmp_path):
 
 # ---- what else is in a file ----------------------------------------------------------------------------------------
 
-RESTS = ("model_ema.decay", "model_ema.num_updates", "model_ema.diffusion_modeltime_embed0weight", "betas", "alphas_cumprod",
-         "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod",
-         "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance", "posterior_log_variance_clipped",
-         "posterior_mean_coef1", "posterior_mean_coef2", "logvar", "lvlb_weights", "scale_factor", "denoiser.sigmas",
-         "global_step",
+RESTS = ("model_ema.decay", "model_ema.num_updates", "model_ema.diffusion_modeltime_embed0weight", "betas",
+         "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
+         "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
+         "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
+         "logvar", "lvlb_weights", "scale_factor", "denoiser.sigmas", "global_step",
          "optimizer_states.0.state.0.exp_avg", "lr_schedulers.0.last_epoch", "cond_stage_model.logit_scale", "v_pred",
          "first_stage_model.loss.discriminator.main.0.weight", "first_stage_model.loss.logvar",
          "first_stage_model.model_ema.decay", "cond_stage_model.transformer.text_model.embeddings.position_ids",
@@ -199,7 +200,8 @@ def test_any_other_tensor_is_refused_by_name(tensors, words, tmp_path, name):
 def test_of_the_text_layers_that_are_read_no_tensor_is_skipped(tensors, words, tmp_path):
     """SD 2.x leaves its last layer out, and that one alone."""
     name = "cond_stage_model.model.transformer.resblocks.22.stranger"
-    refused(write(tmp_path / "file.safetensors", tensors("sd2") | {name: torch.zeros(2)}), "does not know", name, tokenizer=words)
+    refused(write(tmp_path / "file.safetensors", tensors("sd2") | {name: torch.zeros(2)}), "does not know", name,
+            tokenizer=words)
 
 
 @pytest.mark.parametrize("gone", [
@@ -219,19 +221,21 @@ def test_sdxl_without_its_sizes_and_the_wrong_shapes_are_named(tensors, words, t
     """What the recognition itself needs, missing or with other dimensions."""
     without = {name: tensor for name, tensor in tensors("sdxl").items() if "label_emb" not in name}
     refused(write(tmp_path / "a.safetensors", without), "lacks", "label_emb.0.0.weight", tokenizer=words)
-    for i, name in enumerate([UNET + "input_blocks.0.0.weight", UNET + "label_emb.0.0.weight",
-                              "first_stage_model.quant_conv.weight", "conditioner.embedders.1.model.positional_embedding"]):
+    for i, name in enumerate([
+            UNET + "input_blocks.0.0.weight", UNET + "label_emb.0.0.weight", "first_stage_model.quant_conv.weight",
+            "conditioner.embedders.1.model.positional_embedding"]):
         spoilt = tensors("sdxl") | {name: torch.zeros(3)}
         refused(write(tmp_path / f"{i}.safetensors", spoilt), name, "(3,)", "dimensions", tokenizer=words)
     name = "conditioner.embedders.1.model.transformer.resblocks.1.attn.in_proj_bias"
-    refused(write(tmp_path / "b.safetensors", tensors("sdxl") | {name: torch.tensor(1.0)}), name, "cannot be read", tokenizer=words)
+    spoilt = tensors("sdxl") | {name: torch.tensor(1.0)}
+    refused(write(tmp_path / "b.safetensors", spoilt), name, "cannot be read", tokenizer=words)
 
 
 # ---- what is no Stable Diffusion that p2p_min runs -----------------------------------------------------------------
 
 REFUSED = {
     "LoRA": (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"], "LoRAs are out of p2p_min's scope"),
-    "LoRA of diffusers": (["unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"], "LoRAs are out of p2p_min's scope"),
+    "diffusers' LoRA": (["unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"], "LoRAs are out of p2p_min's scope"),
     "refiner": (["conditioner.embedders.0.model.ln_final.weight", UNET + "label_emb.0.0.weight",
                  UNET + "input_blocks.0.0.weight"], "refiner, which p2p_min does not run"),
     "a folder's UNet": (["down_blocks.0.resnets.0.norm1.weight", "conv_in.weight"],
@@ -291,7 +295,7 @@ def test_the_tokenizer_beside_the_file_is_found(files, tokenizer, tmp_path, monk
 
 
 def test_the_tokenizer_of_the_hubs_cache_is_found(files, tokenizer, tmp_path, monkeypatch):
-    """vocab.json and merges.txt of CLIP, as any use of Stable Diffusion leaves them there; without a word to the network."""
+    """vocab.json and merges.txt of CLIP, as any use of Stable Diffusion leaves them; without a word to the network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--openai--clip-vit-large-patch14"
     snapshot = repository / "snapshots" / ("0" * 40)
@@ -309,8 +313,8 @@ def test_without_a_tokenizer_the_message_says_what_to_download_and_where_to_put_
     """The two files, from where, into which folder, or which option."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     refused(files("sd1"), str(files("sd1")), "vocab.json and merges.txt",
-            "https://huggingface.co/openai/clip-vit-large-patch14", str(files("sd1").parent / "tokenizer"), "--tokenizer",
-            error=FileNotFoundError)
+            "https://huggingface.co/openai/clip-vit-large-patch14", str(files("sd1").parent / "tokenizer"),
+            "--tokenizer", error=FileNotFoundError)
     refused(files("sd1"), str(tmp_path), "neither tokenizer.json nor", error=FileNotFoundError, tokenizer=tmp_path)
 
 
@@ -336,7 +340,8 @@ def test_sdxls_vae_stays_in_float32(files, words):
 def test_parameters_are_the_mapped_file_where_the_dtype_agrees(loaded, files, part):
     """No second copy of the weights, nor of the thirds of a fused projection."""
     network = getattr(loaded("sd2"), part)
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(files("sd2")))]
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()
+             if line.endswith(str(files("sd2")))]
     ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
     for name, parameter in network.named_parameters():
         assert any(a <= parameter.data_ptr() < b for a, b in ranges), name

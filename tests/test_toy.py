@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEVICE
 
 import p2p_min as p2p
+from conftest import DEVICE
 from p2p_min.align import find
 from p2p_min.networks.text import encode
 
@@ -70,8 +70,8 @@ def test_equal_prompts_give_equal_pictures(toy, prompts):
 
 @pytest.mark.parametrize("prompts", [*EXAMPLES, ["a red car on the grass", "a blue car on the grass"]])
 def test_injection_keeps_the_picture_where_the_seed_alone_does_not(toy, prompts):
-    """The point of the paper: over four seeds, the edited picture is nearer to its source than the seed alone brings it,
-    and it is still another picture."""
+    """The point of the paper: over four seeds, the edited picture is nearer to its source than the seed alone brings
+    it, and it is still another picture."""
     alone, edited = [], []
     for seed in range(4):
         source, target = map(pixels, paint(toy, prompts, seed=seed).images)
@@ -117,8 +117,8 @@ def test_a_result_edited_later_is_the_edit_in_one_go(toy):
 
 
 def test_a_picture_is_found_again_in_the_order_of_the_literature(toy):
-    """A picture drawn by the toy world, 10 steps, guidance 7.5: direct gives it back exactly, null-text less than half as
-    wrong as plain DDIM, which guidance leads astray; negative-prompt, which undoes the guidance, lies between."""
+    """A picture drawn by the toy world, 10 steps, guidance 7.5: direct gives it back exactly, null-text less than half
+    as wrong as plain DDIM, which guidance leads astray; negative-prompt, which undoes the guidance, lies between."""
     scene = world.sample(20_000_001, two=False, styled=False)
     picture, prompt = world.render(scene, 64)[0], world.caption(scene)
     wrong = {}

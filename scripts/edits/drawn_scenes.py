@@ -7,10 +7,11 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import judge as judging
 import numpy as np
-import world
 from PIL import Image
+
+import judge as judging
+import world
 
 FIRST_SEED = 30_000_000
 SAID = frozenset({"color", "size", "amount"})

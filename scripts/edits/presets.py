@@ -46,7 +46,7 @@ def describe(preset, steps=None):
 
 
 def arguments(tokenizer, item, mask, settings):
-    """What prompt_to_prompt takes for an item besides the inversion, and what of the annotation was skipped, as lines."""
+    """What prompt_to_prompt takes of an item besides the inversion; what of the annotation was skipped, as lines."""
     prompts, there, skipped = item.prompts, list(item.words), []
     for i, (prompt, word) in enumerate(zip(prompts, item.words)):
         try:

@@ -14,7 +14,8 @@ COLUMNS = {
     "ssim": ("outside", "SSIM %", 100, 1), "target": ("target", "read %", 100, 0), "kept": ("others", "kept %", 100, 0),
     "right": ("to right", "PSNR", 1, 1), "clip": ("CLIP", "whole", 1, 2), "clip_edited": ("CLIP", "edited", 1, 2),
     "seconds": ("", "seconds", 1, 1), "rows": ("UNet", "rows", 1, 0)}
-LEGEND = """source: reconstruction of the given picture; outside: of the mask, as PIE-Bench computes it; to right: edited picture
+LEGEND = """\
+source: reconstruction of the given picture; outside: of the mask, as PIE-Bench computes it; to right: edited picture
 against the right answer; seconds and rows: inversion and edit; VAE alone: what its encoding and decoding costs"""
 
 
@@ -48,7 +49,8 @@ def table(summary, notes, skipped, hidden=()):
         for kind, rows in blocks.items():
             for i, (method, row) in enumerate(rows.items()):
                 label = "" if i else kind if kind != "all" else f"all {row['count']}"
-                lines.append(f"{label:{first}}{NAMES.get(method, method):16}" + "".join(cell(name, row) for name in columns))
+                cells = "".join(cell(name, row) for name in columns)
+                lines.append(f"{label:{first}}{NAMES.get(method, method):16}{cells}")
     lines += ["", LEGEND]
     if skipped:
         lines += ["", f"annotated words that were skipped, since their prompts do not have them: {len(skipped)}"]
@@ -62,8 +64,8 @@ def cell(name, row):
 
 
 def contact_sheet(items, images, key_of, presets, methods, open_pictures):
-    """For each item and preset: source, right answer where there is one, the edited picture of each method. A row each, or
-    two where they are short."""
+    """For each item and preset: source, right answer where there is one, the edited picture of each method. A row each,
+    or two where they are short."""
     pictures, captions = [], []
     for item in items:
         source, right, _ = open_pictures(item)

@@ -1,18 +1,18 @@
 # %% [markdown]
 # # 2. The seed is not enough
 #
-# We want a red cat and then *the same cat*, in blue. The first idea: both prompts, one noise. The paper's: also give the second
-# picture the attention maps of the first. Its Algorithm 1 is short, so we write it out; then we ask what did the work, the noise
-# or the maps.
+# We want a red cat and then *the same cat*, in blue. The first idea: both prompts, one noise. The paper's: also give
+# the second picture the attention maps of the first. Its Algorithm 1 is short, so we write it out; then we ask what did
+# the work, the noise or the maps.
 
 # %%
 import os
 
 import numpy as np
 import torch
-from figures import overlap, show
 
 import p2p_min as p2p
+from figures import overlap, show
 from p2p_min.ddim import step, timesteps
 from p2p_min.editing import decode
 from p2p_min.networks.text import encode
@@ -29,10 +29,10 @@ def noise(seed):
 # %% [markdown]
 # ## Algorithm 1
 #
-# The paper calls its network three times a step: for M, for M*, and for z* with the edited map. Here the two prompts go through
-# the network as two rows of one call; every attention layer has both maps at hand, and there calls `edit`. The second
-# call, with an empty prompt, is for classifier-free guidance, which the algorithm leaves unsaid. We measure by `overlap`: of all
-# pixels that either cat covers, the share that both do.
+# The paper calls its network three times a step: for M, for M*, and for z* with the edited map. Here the two prompts go
+# through the network as two rows of one call; every attention layer has both maps at hand, and there calls `edit`. The
+# second call, with an empty prompt, is for classifier-free guidance, which the algorithm leaves unsaid. We measure by
+# `overlap`: of all pixels that either cat covers, the share that both do.
 
 # %%
 @torch.no_grad()
@@ -43,7 +43,7 @@ def algorithm_1(z_T, P, P_star, edit, guidance=5.0):
     for i in range(STEPS):
         t = 1 - i / STEPS                                                       # 1 is pure noise
         both = torch.cat([z, z_star])
-        eps = model.unet(both, times[i], context, edit, None, t)                # M_t, M*_t, and M^_t = edit(M_t, M*_t, t)
+        eps = model.unet(both, times[i], context, edit, None, t)                # M_t, M*_t; M^_t = edit(M_t, M*_t, t)
         eps_empty = model.unet(both, times[i], empty)
         eps = eps_empty + guidance * (eps - eps_empty)
         z, z_star = step(model.schedule, both, eps, times, i).split(1)          # z_{t-1}, z*_{t-1}
@@ -67,15 +67,15 @@ show("2_one_noise", [*alone, swapped[1]], [P, f"{P_star}: same noise; overlap {o
 library = p2p.prompt_to_prompt(model, [P, P_star], word_swap, latents=noise(0), guidance=5.0, steps=STEPS).latents
 source = p2p.prompt_to_prompt(model, [P], latents=noise(0), guidance=5.0, steps=STEPS).latents
 ours = torch.cat([z, z_star])
-print(f"ours and the library's: {(ours - library).abs().max():.1e} apart; the source and the same prompt painted by itself: "
-      f"{(z - source).abs().max():.1e}; latents reach {ours.abs().max():.1f}")
+print(f"ours and the library's: {(ours - library).abs().max():.1e} apart; the source and the same prompt painted "
+      f"by itself: {(z - source).abs().max():.1e}; latents reach {ours.abs().max():.1f}")
 assert (ours - library).abs().max() < 1e-3 and (z - source).abs().max() < 1e-3
 
 # %% [markdown]
 # ## Does the map swap do anything beyond the seed?
 #
-# A fair doubt: with one noise the pictures would be alike anyway. So we take the two apart. One source and four targets: with
-# the source's noise or a noise of their own, and with their own maps or the source's. Three sources, none picked.
+# A fair doubt: with one noise the pictures are alike anyway. So we take the two apart. One source and four targets:
+# with the source's noise or a noise of their own, with their own maps or the source's. Three sources, none picked.
 
 # %%
 def only_the_last_two(M, M_star, t):
@@ -89,7 +89,8 @@ rows, overlaps, grounds = [], [], []
 for seed in range(3):
     same, other = noise(seed), noise(seed + 100)
     latents = torch.cat([same, same, other, same, other])
-    images = p2p.prompt_to_prompt(model, [P] + 4 * [P_star], only_the_last_two, latents=latents, guidance=5.0, steps=STEPS).images
+    images = p2p.prompt_to_prompt(model, [P] + 4 * [P_star], only_the_last_two, latents=latents, guidance=5.0,
+                                  steps=STEPS).images
     rows += images
     overlaps.append([overlap(images[0], image) for image in images[1:]])
     grounds.append([np.abs(ground(image) - ground(images[0])).mean() for image in images[1:]])
@@ -103,8 +104,8 @@ for (name, x), y in zip(mean.items(), np.mean(grounds, 0)):
 assert mean[names[3]] > mean[names[0]], "the maps without the noise keep more than the noise without the maps"
 
 # %% [markdown]
-# The maps say where things are and what outline they have; a foreign noise hardly spoils that. What the noise decides is what no
-# word names, such as the tone of the ground, in levels of 255. So why share it? Because then that is kept, too.
+# The maps say where things are and what outline they have; a foreign noise hardly spoils that. What the noise decides
+# is what no word names, such as the tone of the ground, in levels of 255. So why share it? Then that is kept, too.
 #
 # ## In which layers?
 #
@@ -113,9 +114,10 @@ assert mean[names[3]] > mean[names[0]], "the maps without the noise keep more th
 # %%
 parts = {"down_blocks": "on the way down", "mid_block": "in the middle, 4 by 4", "up_blocks.1": "on the way up, 8 by 8",
          "up_blocks.2": "on the way up, 16 by 16"}
-images = [p2p.prompt_to_prompt(model, [P, P_star], {part: word_swap}, latents=noise(0), guidance=5.0, steps=STEPS).images[1]
-          for part in parts]
+images = [p2p.prompt_to_prompt(model, [P, P_star], {part: word_swap}, latents=noise(0), guidance=5.0,
+                               steps=STEPS).images[1] for part in parts]
 kept = [overlap(swapped[0], image) for image in images]
 show("2_layers", [swapped[0], *images, swapped[1]],
-     [P, *(f"only {place}: {x:.2f}" for place, x in zip(parts.values(), kept)), f"everywhere: {overlap(*swapped):.2f}"], columns=6)
+     [P, *(f"only {place}: {x:.2f}" for place, x in zip(parts.values(), kept)), f"everywhere: {overlap(*swapped):.2f}"],
+     columns=6)
 assert overlap(*swapped) > max(kept) - 0.1

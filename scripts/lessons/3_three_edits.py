@@ -1,20 +1,20 @@
 # %% [markdown]
 # # 3. Three edits
 #
-# Word swap, added phrase, re-weighting: section 3.2 of the paper. Each is a function of M (the source's map), M_star (the
-# target's own) and t, and each fits in a few lines. We write ours first, and then ask whether the library means the same.
+# Word swap, added phrase, re-weighting: section 3.2 of the paper. Each is a function of M (the source's map), M_star
+# (the target's own) and t, and fits in a few lines. We write ours first, then ask whether the library means the same.
 
 # %%
 import os
 
 import numpy as np
 import torch
-from figures import matrix, overlap, show, tokens
 
 import p2p_min as p2p
+from figures import matrix, overlap, show, tokens
 
 STEPS = int(os.environ.get("LESSON_STEPS", 20))            # of the denoising; a test takes fewer
-TAU = 0.4                                                  # maps are injected while t > TAU: the first 60 % of the steps
+TAU = 0.4                                                  # maps are injected while t > TAU: the first 60 % of the run
 model = p2p.load("weights/toy")
 paint = lambda *arguments: p2p.prompt_to_prompt(model, *arguments, steps=STEPS, guidance=5.0).images
 
@@ -41,8 +41,8 @@ prompts = ["a red cat", "a red dog"]
 check_equal(swap, p2p.replace(model.tokenizer, prompts, steps=1 - TAU))
 
 # %% [markdown]
-# **Why is the target's own map unused?** Should not at least "dog", the new word, keep its own map M*? We try, with three targets:
-# no edit; the source's whole map; the source's but for the column of "dog". Each pixel has 1 to share out: is it still 1?
+# **Why is the target's own map unused?** Should not at least "dog", the new word, keep its own map M*? We try three
+# targets: no edit; the source's whole map; the source's but for "dog". A pixel has 1 to share out: is it still 1?
 
 # %%
 def three_ways(M, M_star, t):
@@ -61,13 +61,13 @@ print(f"with mixed columns a pixel shares out between {least:.2f} and {most:.2f}
 assert overlap(images[0], images[2]) > overlap(images[0], images[1]) and most > 1.1
 
 # %% [markdown]
-# One softmax made all columns of M: M V* is an attention, with the source's Q and K. With a foreign column it is none: claimed by
-# both, a pixel gives up to twice as much, by neither, almost nothing. To the eye the dog is none the worse; it follows less.
+# One softmax made all columns of M: M V* is attention with the source's Q and K. A foreign column ends that: claimed by
+# both, a pixel gives up to twice as much; by neither, almost nothing. The dog looks none the worse, but follows less.
 #
 # ## Added phrase
 #
-# Now the target's words stand elsewhere. A(j) is the source's token from which token j of the target comes, or None for a new
-# word, which keeps its own map. We read it off the two lists. (The noise alone keeps more here than in the swap.)
+# Now the target's words stand elsewhere. A(j) is the source's token that token j of the target comes from, or None for
+# a new word, which keeps its own map. We read it off the two lists. (The noise alone keeps more here than in the swap.)
 
 # %%
 def add_phrase(M, M_star, t):
@@ -88,8 +88,8 @@ names = [prompts[0], f"{prompts[1]}: own maps", "the source's for shared words"]
 show("3_phrase", images, [f"{name}; overlap {overlap(images[0], image):.2f}" for name, image in zip(names, images)])
 
 # %% [markdown]
-# As a matrix, A has a row for each token of the source and a column for each of the target: M_hat = M A, plus M* where a column is
-# empty. A word swap is such a matrix too, even where a word has more tokens: "car" takes both maps of "bicycle".
+# As a matrix, A has a row for each source token and a column for each target token: M_hat = M A, plus M* where a column
+# is empty. A word swap is such a matrix too, even where a word has more tokens: "car" takes both maps of "bicycle".
 
 # %%
 swapped = ["a big red bicycle", "a big red car"]
@@ -100,9 +100,9 @@ for name, edit, pair in (("phrase", library, prompts), ("swap", p2p.replace(mode
 # %% [markdown]
 # ## Re-weighting
 #
-# The map of one word is multiplied by c. **Is this not just weighting a token?** In a way: M diag(c) V* = M (diag(c) V*), so c weighs
-# the word's *value*. But the common trick weighs its *embedding*, of which its key is made as well, and so changes what every
-# pixel looks at. Both in pictures: which row follows c?
+# The map of one word is multiplied by c. **Is this not just weighting a token?** In a way: M diag(c) V* = M (diag(c)
+# V*), so c weighs the word's *value*. But the common trick weighs its *embedding*, of which its key is made as well,
+# and so changes what every pixel looks at. Both in pictures: which row follows c?
 
 # %%
 fluffy, c = 2, torch.tensor([-2.0, 0.0, 1.0, 2.0])
@@ -127,4 +127,4 @@ with model.text_encoder.register_forward_hook(weigh_embedding):
 rough = [np.abs(np.diff(np.asarray(image, float), axis=0)).mean() for image in images]       # fur is all edges
 captions = [prompts[0], *(f"map times {x:g}" for x in c), prompts[0], *(f"embedding times {x:g}" for x in c)]
 show("3_weights", images, [f"{text}; edges {x:.1f}" for text, x in zip(captions, rough)], columns=5)
-assert rough[2] < rough[3] < rough[4] and abs(rough[3] - rough[0]) < 0.1, "fur grows with c, and times 1 changes nothing"
+assert rough[2] < rough[3] < rough[4] and abs(rough[3] - rough[0]) < 0.1, "fur grows with c, times 1 changes nothing"

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
 from p2p_min.explorer.sheets import colours
 from p2p_min.pictures import sheet
-from PIL import Image, ImageDraw, ImageFont
 
 FOLDER = Path(os.environ.get("LESSON_FIGURES", Path(__file__).resolve().parents[2] / "build" / "lessons"))
 

@@ -4,9 +4,9 @@
     python scripts/toy/judge.py --check    print the table of the stored weights
 
 It is trained on renders only, never on a model's pictures. Half of them are spoiled (blurred, noisy, their colours
-shifted a little), so that the softness of a VAE does not decide. The table says how often it is right on renders that it
-has not seen, as they are and after the VAE of `--model`. Training is the same run each time, given the number of threads
-(OMP_NUM_THREADS); on one core it takes 8 minutes of its time.
+shifted a little), so that the softness of a VAE does not decide. The table says how often it is right on renders that
+it has not seen, as they are and after the VAE of `--model`. Training is the same run each time, given the number of
+threads (OMP_NUM_THREADS); on one core it takes 8 minutes of its time.
 """
 import argparse
 import time
@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-import world
-from loop import Muon
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import p2p_min as p2p
+import world
+from loop import Muon
 
 KINDS, COLORS, SIZES = world.KINDS, tuple(world.COLORS), ("small", "medium", "big")
 PLACES, STYLES = tuple(world.PLACES), ("",) + world.STYLES           # "": plain ground, no style
@@ -71,7 +71,7 @@ def truth(scene):
 # ---- the network ---------------------------------------------------------------------------------------------------
 
 def conv(inputs, outputs, stride=1):
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 class Residual(nn.Module):

@@ -52,11 +52,12 @@ def car(pen: Pen, color: Color, rng: Random, amount: float) -> None:
     roof, rear, front = rng.uniform(-0.38, -0.22), rng.uniform(-0.62, -0.48), rng.uniform(0.22, 0.36)
     waist, pillar = 0.2, (rear + front) / 2 + rng.uniform(-0.05, 0.05)
     pen.polygon([(rear - 0.24, waist + 0.08), (rear, roof), (front, roof), (front + 0.34, waist + 0.08)], color)
-    glass_top, post = roof + 0.12, 0.06
-    for window in ([(rear - 0.08, waist), (rear + 0.08, glass_top), (pillar - post, glass_top), (pillar - post, waist)],
-                   [(pillar + post, waist), (pillar + post, glass_top), (front - 0.04, glass_top), (front + 0.16, waist)]):
+    upper, post = roof + 0.12, 0.06
+    for window in ([(rear - 0.08, waist), (rear + 0.08, upper), (pillar - post, upper), (pillar - post, waist)],
+                   [(pillar + post, waist), (pillar + post, upper), (front - 0.04, upper), (front + 0.16, waist)]):
         pen.polygon(window, GLASS, hatch=False)
-    pen.polygon([(-1, waist + 0.1), (-0.92, waist), (0.72, waist), (0.95, waist + 0.12), (1, 0.5), (1, 0.78), (-1, 0.78)], color)
+    pen.polygon([(-1, waist + 0.1), (-0.92, waist), (0.72, waist), (0.95, waist + 0.12), (1, 0.5), (1, 0.78),
+                 (-1, 0.78)], color)
     pen.line([(-0.95, 0.72), (0.95, 0.72)], darker(color, 0.35), 0.07)
     pen.disc(0.88, 0.42, 0.1, (255, 240, 150))
     pen.disc(-0.93, 0.42, 0.07, (225, 60, 50))
@@ -144,8 +145,8 @@ def _blossom(pen: Pen, rng: Random, crown: list[tuple[float, float, float]], col
 
 
 def boat(pen: Pen, color: Color, rng: Random, amount: float) -> None:
-    mast, sail, height = rng.uniform(-0.14, 0.02), rng.choice([(252, 250, 243), (246, 236, 208)]), rng.uniform(-0.98, -0.86)
-    jib = rng.uniform(-0.75, -0.55)
+    mast, sail = rng.uniform(-0.14, 0.02), rng.choice([(252, 250, 243), (246, 236, 208)])
+    height, jib = rng.uniform(-0.98, -0.86), rng.uniform(-0.75, -0.55)
     pen.line([(mast, 0.5), (mast, height)], (112, 76, 50), 0.09)
     pen.polygon([(mast + 0.08, height + 0.02), (mast + 0.08, 0.28), (mast + 0.86, 0.28)], sail, hatch=False)
     pen.polygon([(mast - 0.08, jib), (mast - 0.08, 0.28), (mast - 0.66, 0.28)], lighter(color, 0.25))
@@ -223,7 +224,8 @@ def flower(pen: Pen, color: Color, rng: Random, amount: float) -> None:
         pen.polygon(ellipse(bend + side * 0.3, 0.62 + rng.uniform(-0.1, 0.1), 0.28, 0.13, -0.45 * side), (70, 160, 72))
     for i in range(petals):
         angle = turn + i * 2 * math.pi / petals
-        pen.polygon(ellipse(0.37 * math.cos(angle), -0.36 + 0.37 * math.sin(angle), 0.3, 0.23, angle), darker(color, 0.1 * (i % 2)))
+        pen.polygon(ellipse(0.37 * math.cos(angle), -0.36 + 0.37 * math.sin(angle), 0.3, 0.23, angle),
+                    darker(color, 0.1 * (i % 2)))
     pen.disc(0, -0.36, 0.21, heart)
 
 

@@ -68,7 +68,8 @@ class Pen:
         """A filled shape, with the outline and the hatching of the style."""
         shape = self._wobble(self._to_pixels(points))
         if self.style == CRAYON:
-            self._fill(shape, lighter(color, 0.16 + 0.2 * luma(color) / 255), color, 0.03 if hatch else 0, mix(color, INK, 0.8), 0.02)
+            self._fill(shape, lighter(color, 0.16 + 0.2 * luma(color) / 255), color, 0.03 if hatch else 0,
+                       mix(color, INK, 0.8), 0.02)
         elif self.style == PENCIL:
             tone = round(luma(color))
             grey = 92 + tone * 5 // 8

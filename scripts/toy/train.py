@@ -12,20 +12,20 @@ set OMP_NUM_THREADS=1 and start one process a core: that is faster than one proc
 The recipe that made the shipped weights, on two CPU cores beside other work:
 
     data   48,000 pictures of 64 × 64: 23,161 of one object without a style, 15,317 with one, 9,522 of two objects
-    vae    135,000 samples, batch 2 × 16, AdamW 2e-3, 75 minutes; PSNR of 32 held-out renders 28.6 dB at the end. Without the
-           pull towards luma and chroma colours come late.
+    vae    135,000 samples, batch 2 × 16, AdamW 2e-3, 75 minutes; PSNR of 32 held-out renders 28.6 dB at the end.
+           Without the pull towards luma and chroma colours come late.
     unet   400,000 samples, batch 2 × 32, Muon 0.004 for matrices and AdamW 1e-3 for the rest, 2 1/2 hours
            (25 to 60 samples/s, by what else the machine did)
 
 It was one run in three sittings, with no second seed, and not what these commands do in one go:
 
-    first sitting    VAE 75,000 samples (its first 16,000 to 19,000 of earlier drawings), UNet 180,000, each to a rate of
-                     zero; on drawings with finer fur, smaller eyes and finer crayon strokes, all pixels weighing the same
-    second sitting   from there, optimisers fresh, on today's drawings, objects weighing up to three times (VAE) or twice
-                     (UNet) as much as the ground: VAE to 135,000, UNet to 310,000 (330,000 were planned until 214,000), each
-                     with the rate that this many samples have at that place: first up again, then down to zero
-    third sitting    the UNet to 400,000 in the same way, from half of the full rate down to zero; two objects in 35 % of
-                     the samples, 15 % before
+    first sitting    VAE 75,000 samples (its first 16,000 to 19,000 of earlier drawings), UNet 180,000, each to a rate
+                     of zero; on drawings with finer fur, smaller eyes, finer crayon strokes, all pixels weighing alike
+    second sitting   from there, optimisers fresh, on today's drawings, objects weighing up to three times (VAE) or
+                     twice (UNet) as much as the ground: VAE to 135,000, UNet to 310,000 (330,000 planned till 214,000),
+                     each with the rate that this many samples have at that place: first up again, then down to zero
+    third sitting    the UNet to 400,000 in the same way, from half of the full rate down to zero; two objects in 35 %
+                     of the samples, 15 % before
 
     samples   UNet's loss   maps (-log share inside the mask)   what one sees
     22,000    0.067         0.16                                colours, places
@@ -42,10 +42,10 @@ It was one run in three sittings, with no second seed, and not what these comman
 
 Which of the changes did what was not separated, and no part of the recipe was compared with leaving it out.
 
-The rate is flat for 60 % of the samples, then falls to zero; the averaged weights are shipped. Scenes of one object come
-first, styles and second objects between 20 and 50 % of the run. The maps of object, colour and place words are taught to
-lie on what they name. All states behind the words are the empty prompt's in training, and a small loss keeps the text
-encoder's own like them, so nothing changes when the replacement is left out.
+The rate is flat for 60 % of the samples, then falls to zero; the averaged weights are shipped. Scenes of one object
+come first, styles and second objects between 20 and 50 % of the run. The maps of object, colour and place words are
+taught to lie on what they name. All states behind the words are the empty prompt's in training, and a small loss keeps
+the text encoder's own like them, so nothing changes when the replacement is left out.
 """
 import argparse
 import json
@@ -58,13 +58,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-import world
-from loop import Muon, barrier, fit
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+import world
+from loop import Muon, barrier, fit
 from p2p_min.ddim import Schedule, step, timesteps
 from p2p_min.networks.unet import UNet
 from p2p_min.networks.vae import VAE
@@ -102,8 +102,8 @@ PROMPTS = [
 def render(seed):
     scene = world.sample(seed)
     image, masks = world.render(scene, SIZE)
-    cells = SIZE // FACTOR
-    small = [masks.get(role, np.zeros((SIZE, SIZE))).reshape(cells, FACTOR, cells, FACTOR).mean((1, 3)) for role in ROLES]
+    side = SIZE // FACTOR
+    small = [masks.get(role, np.zeros((SIZE, SIZE))).reshape(side, FACTOR, side, FACTOR).mean((1, 3)) for role in ROLES]
     group = 2 if len(scene.things) == 2 else 1 if scene.style in world.STYLES else 0
     return np.asarray(image), np.uint8(255 * np.stack(small)), world.words(scene), group
 
@@ -112,7 +112,8 @@ def make_data(work, count):
     """Pictures, masks at the latents' size, captions as (words, role) pairs; and the tokenizer that they need."""
     unfinished = work / "pictures.part.npy"
     pictures = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (count, SIZE, SIZE, 3))
-    masks = np.lib.format.open_memmap(work / "masks.npy", "w+", np.uint8, (count, len(ROLES), SIZE // FACTOR, SIZE // FACTOR))
+    masks = np.lib.format.open_memmap(work / "masks.npy", "w+", np.uint8,
+                                      (count, len(ROLES), SIZE // FACTOR, SIZE // FACTOR))
     captions, groups = [], []
     with Pool() as pool:
         for i, (picture, mask, words, group) in enumerate(pool.imap(render, range(count), chunksize=64)):
@@ -132,7 +133,7 @@ def train_tokenizer(captions, split=("bicycle", "butterfly", "watercolor")):
     whole = {f"{word}</w>" for word in split}
     merges = [tuple(pair) for pair in bpe["merges"] if "".join(pair) not in whole]
     special = ("<|startoftext|>", "<|endoftext|>")
-    tokens = sorted(token for token in bpe["vocab"] if len(token.removesuffix("</w>")) == 1)      # the trainer's order varies
+    tokens = sorted(token for token in bpe["vocab"] if len(token.removesuffix("</w>")) == 1)      # their order varies
     tokens += [merged for pair in merges if (merged := "".join(pair)) not in tokens]
     vocab = {token: i for i, token in enumerate([*tokens, *special])}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
@@ -205,9 +206,8 @@ def train_vae(args):
         vae.load_state_dict(average)
         y = vae.decode(vae.encode(held))
         print(f"held-out PSNR {10 * math.log10(4 / F.mse_loss(y.clamp(-1, 1), held).item()):.2f} dB", flush=True)
-        grid(np.concatenate([np.concatenate([a, b]) for a, b in
-                             zip(to_pixels(held).reshape(4, 8, SIZE, SIZE, 3), to_pixels(y).reshape(4, 8, SIZE, SIZE, 3))]),
-             path, 8)
+        rows = (to_pixels(z).reshape(4, 8, SIZE, SIZE, 3) for z in (held, y))
+        grid(np.concatenate([np.concatenate(pair) for pair in zip(*rows)]), path, 8)
 
     fit("vae", vae, [optimizer], loss_of, sheet, args, args.samples or 135_000, args.batch or 16, 0.999)
 
@@ -225,11 +225,12 @@ def object_masks(masks, indices, device):
 
 @torch.no_grad()
 def finished_vae(args):
-    """The averaged VAE, its latents' mean and deviation folded into the 1×1 convolutions: SD's own scaling then fits."""
+    """The averaged VAE, its latents' mean and deviation folded into the 1×1 convolutions: SD's scaling then fits."""
     vae = VAE(VAE_CONFIG).to(args.device).eval()
     vae.load_state_dict(torch.load(args.work / "vae.pt", map_location=args.device)["average"])
     pictures = np.load(args.work / "pictures.npy", mmap_mode="r")
-    means = torch.cat([vae.moments(load_pictures(pictures, range(i, i + 64), args.device))[0] for i in range(0, 2048, 64)])
+    means = torch.cat([vae.moments(load_pictures(pictures, range(i, i + 64), args.device))[0]
+                       for i in range(0, 2048, 64)])
     shift, spread = means.mean((0, 2, 3)), means.std((0, 2, 3)) * SCALING      # then std(mean latents) · SCALING = 1
     n = len(shift)
     quant, post = vae.quant_conv, vae.post_quant_conv
@@ -277,8 +278,8 @@ class Painter(nn.Module):
         super().__init__()
         self.text = CLIPTextModel(CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=192, intermediate_size=768, num_hidden_layers=3,
-            num_attention_heads=4, max_position_embeddings=LENGTH, hidden_act="quick_gelu",
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+            num_attention_heads=4, max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, hidden_act="quick_gelu"))
         embeddings = getattr(self.text, "text_model", self.text).embeddings
         nn.init.normal_(embeddings.token_embedding.weight, std=0.5)
         nn.init.normal_(embeddings.position_embedding.weight, std=0.1)
@@ -346,8 +347,8 @@ def train_unet(args):
         """Simple scenes first; styles and second objects come in between 20 % and 50 % of the run."""
         late = min(1, max(0, (progress - 0.2) / 0.3))
         weights = torch.tensor([0.85 - 0.5 * late, 0.15 + 0.15 * late, 0.35 * late])
-        which = torch.multinomial(weights, batch, replacement=True, generator=generator)
-        return torch.stack([members[g][torch.randint(len(members[g]), (), generator=generator)] for g in which.tolist()])
+        which = torch.multinomial(weights, batch, replacement=True, generator=generator).tolist()
+        return torch.stack([members[g][torch.randint(len(members[g]), (), generator=generator)] for g in which])
 
     def loss_of(painter, generator, batch, progress):
         index = pick(generator, batch, progress)
@@ -418,7 +419,7 @@ def export(args):
     tokenizer.save_pretrained(out / "tokenizer")
     bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     (out / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"]))
-    (out / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{' '.join(pair)}\n" for pair in bpe["merges"]))
+    (out / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, bpe["merges"]), ""]))
     (out / "scheduler").mkdir(exist_ok=True)
     (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER_CONFIG, indent=2) + "\n")
     (out / "model_index.json").write_text(json.dumps({
@@ -434,7 +435,7 @@ def main():
     parser.add_argument("stage", choices=["data", "vae", "unet", "export"])
     parser.add_argument("--work", type=Path, required=True, help="folder for data, checkpoints and sheets")
     parser.add_argument("--out", type=Path, default=Path("weights/toy"), help="export: where the model goes")
-    parser.add_argument("--samples", type=int, help="data: pictures (48000); vae (135000), unet (400000): samples to see in all")
+    parser.add_argument("--samples", type=int, help="data: pictures (48000); vae (135000), unet (400000): all samples")
     parser.add_argument("--batch", type=int, help="samples a step and process")
     parser.add_argument("--every", type=float, default=300, help="seconds between checkpoints")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

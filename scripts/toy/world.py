@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
 from objects import OBJECTS
 from pen import CRAYON, PAPER, PENCIL, WATERCOLOR, Color, Pen, darker, ellipse
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from places import PLACES
 
 COLORS = {  # hue, saturation, value

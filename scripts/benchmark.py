@@ -11,7 +11,7 @@ Memory is what the call adds to a process of its own at its peak (read from /pro
 torch has allocated there).
 
 --only beside needs diffusers, and runs only when asked for. It puts one denoising step beside others: one call of four
-rows (source, target, two unconditional) at Stable Diffusion 1.5's shapes, for pictures of 256 and of 512 pixels. All the
+rows (source, target, two unconditional) at Stable Diffusion 1.5's shapes, for pictures of 256 and of 512 pixels. The
 networks have the same random weights. "Every map written out" is diffusers' UNet with what the official code of
 Prompt-to-Prompt does in each attention, in the network's own dtype; that code also keeps the small maps for its blend,
 which is left out here. What should agree is compared, and the status is 1 where it does not in float32. On the CPU our
@@ -181,15 +181,15 @@ def peak_memory(make, name):
 
 
 def added_memory(make, name):
-    call = make[0](*make[1:])[name]
+    calls = make[0](*make[1:])                             # all are kept: what is given up now would be used again
     if torch.cuda.is_initialized():                        # the networks are on the GPU
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        call()
+        calls[name]()
         return (torch.cuda.max_memory_allocated() - before) / 2 ** 20
     Path("/proc/self/clear_refs").write_text("5")          # the peak begins anew
     before = memory("VmRSS")
-    call()
+    calls[name]()
     return (memory("VmHWM") - before) / 1024
 
 

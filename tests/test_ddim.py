@@ -29,7 +29,7 @@ def test_the_last_step_goes_where_the_config_says(to_one, last):
 def test_a_step_keeps_the_picture_and_the_noise_and_changes_their_shares():
     """DDIM, eta 0: with the true eps, every level is sqrt(alpha) z_0 + sqrt(1 - alpha) eps of the same two."""
     z_0, eps = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    mix = lambda alpha: alpha ** 0.5 * z_0 + (1 - alpha) ** 0.5 * eps              
+    mix = lambda alpha: alpha ** 0.5 * z_0 + (1 - alpha) ** 0.5 * eps
     torch.testing.assert_close(move(mix(0.1), eps, 0.1, 0.7), mix(0.7))
     torch.testing.assert_close(move(mix(0.7), eps, 0.7, 0.1), mix(0.1))
 

@@ -129,7 +129,7 @@ def test_a_target_does_not_depend_on_the_other_targets(model, tokenizer, blended
 
 def test_the_lambda_of_the_design_works_as_it_stands(model):
     """A user's own function serves as cross_edit and as self_edit: M until the last fifth of t, then M_star."""
-    edit = lambda M, M_star, t: M_star if t < 0.2 else M.expand_as(M_star)      
+    edit = lambda M, M_star, t: M_star if t < 0.2 else M.expand_as(M_star)
     z = paint(model, PROMPTS, edit, edit, steps=6).latents
     assert_same(z, paint(model, PROMPTS, inject_until(0.2), inject_until(0.2), steps=6).latents)
     assert not torch.equal(z, paint(model, PROMPTS, inject, inject, steps=6).latents)

@@ -160,7 +160,7 @@ def test_pooled_text_and_sizes_matter(xl, part):
 def test_edits_see_sdxls_maps(xl):
     """M_star returned edits nothing, the source is untouched; there are maps at two sizes, two layers in the middle."""
     shapes = []
-    look = lambda M, M_star, t: shapes.append(tuple(M.shape[:3])) or M_star      
+    look = lambda M, M_star, t: shapes.append(tuple(M.shape[:3])) or M_star
     unedited, edited = paint(xl), paint(xl, PROMPTS[:2], look, own)
     assert_same(edited.latents, unedited.latents)
     one_step = shapes[:len(shapes) // 4]

@@ -8,7 +8,8 @@
 
 The keys of a cross-attention map are text tokens, those of a self-attention map are pixels, row by row.
 An edit may have a method `active(height, width, t) -> bool`; where it says no, no map is made. Where it says
-ONLY_LOOKS, the edit is shown the maps, and attention is as without it, to the bit.
+ONLY_LOOKS, the edit is shown the maps, and attention is as without it, to the bit. One that needs no maps may have
+`attend(q, k, v, size, t)`, which gets source and targets and returns their attention, as the function below does.
 """
 from typing import NamedTuple
 
@@ -32,6 +33,9 @@ def attend(q, k, v, size, edit=None, t=None, rows=None):
     if not wanted:
         return F.scaled_dot_product_attention(q, k, v)
     rows = len(q) if rows is None else rows
+    plain = [F.scaled_dot_product_attention(q[rows:], k[rows:], v[rows:])] if rows < len(q) else []
+    if hasattr(edit, "attend"):
+        return torch.cat([edit.attend(q[:rows], k[:rows], v[:rows], size, t), *plain])
     scores = (q[:rows].float() / q.shape[-1] ** 0.5) @ k[:rows].float().transpose(-1, -2)
     maps = scores.softmax(-1).unflatten(2, size)           # (rows, heads, height, width, keys)
     M, M_star = maps[0], maps[1:]
@@ -41,7 +45,6 @@ def attend(q, k, v, size, edit=None, t=None, rows=None):
     source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may write into M
     M_hat = apply(edit, M, M_star, t)
     targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:rows]
-    plain = [F.scaled_dot_product_attention(q[rows:], k[rows:], v[rows:])] if rows < len(q) else []
     return torch.cat([source[None], targets, *plain])
 
 

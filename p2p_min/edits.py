@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 
 from .align import extend, find, swap, words
 from .attention import apply, wants
@@ -113,6 +114,10 @@ class SelfReplace:
 
     def __call__(self, M, M_star, t):
         return M.expand_as(M_star) if self.active(*M.shape[1:3], t) else M_star
+
+    def attend(self, q, k, v, size, t):
+        """The same without a map, which is large: M V* is attention with the source's queries and keys."""
+        return F.scaled_dot_product_attention(q[:1].expand_as(q), k[:1].expand_as(k), v)
 
 
 def check(per_token, M_star):

@@ -138,6 +138,21 @@ def test_an_edit_that_only_looks_sees_the_maps_and_changes_nothing():
     assert Looker.seen == [((2, 3, 5, 7), (2, 2, 3, 5, 7))]
 
 
+def test_an_edit_that_needs_no_maps_attends_by_itself():
+    """`attend(q, k, v, size, t)` gets the source's and targets' rows, and what it returns is used; no map is made."""
+    class Whole(Forbidden):
+        active = lambda self, height, width, t: True
+
+        def attend(self, q, k, v, size, t):
+            self.asked.append((len(q), size, t))
+            return v[:, :, :1].expand_as(q)
+    q, k, v = qkv(rows=4)
+    edit = Whole()
+    out = attend(q, k, v, SIZE, edit, 0.5, 2)
+    assert edit.asked == [(2, SIZE, 0.5)] and torch.equal(out[:2], v[:2, :, :1].expand_as(q[:2]))
+    torch.testing.assert_close(out[2:], F.scaled_dot_product_attention(q[2:], k[2:], v[2:]))
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_only_the_first_rows_see_the_edit(rows):
     """`rows`: source and targets; what comes after them (the unconditional rows) is plain attention."""

@@ -322,6 +322,17 @@ def test_replacing_a_map_is_attention_with_the_sources_queries_and_keys(qkv):
                                F.scaled_dot_product_attention(q[0], k[0], v[1]))
 
 
+@pytest.mark.parametrize("targets", [1, 3])
+def test_self_replace_needs_no_map_and_gives_what_its_map_gives(targets):
+    """It attends with the source's queries and keys; every row is what M_hat = M gives, the source's its own."""
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = torch.randn(3, 1 + targets, HEADS, HEIGHT * WIDTH, 8, generator=generator)
+    edit = self_replace()
+    for t in (1.0, 0.1):
+        by_maps = attend(q, k, v, (HEIGHT, WIDTH), lambda M, M_star, t: edit(M, M_star, t), t)
+        torch.testing.assert_close(attend(q, k, v, (HEIGHT, WIDTH), edit, t), by_maps)
+
+
 def test_a_word_swap_is_an_edit_of_the_values(tokenizer, qkv):
     """(M A) V* = SDPA(q, k, A V*)."""
     q, k, v = qkv

@@ -123,7 +123,8 @@ def test_two_tokenizers_in_two_forms_are_the_same(copy, xl):
     folder.mkdir()
     (folder / "vocab.json").write_text(json.dumps(bpe["vocab"]))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{' '.join(pair)}\n" for pair in bpe["merges"]))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
+    start = dict(content="<|startoftext|>", lstrip=False, rstrip=False, normalized=True, single_word=False)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!", "bos_token": start}))
     assert same_context(encode(p2p.load(copy, "cpu"), PROMPTS, 32, 32), encode(xl, PROMPTS, 32, 32))
 
 

@@ -91,4 +91,5 @@ def find_tokenizer(file, given):
 def spelling(tokenizer):
     """What decides a prompt's tokens: the vocabulary, the merges in their order, the words that were added."""
     written = json.loads(tokenizer.backend_tokenizer.to_str())
-    return written["model"]["vocab"], written["model"]["merges"], written["added_tokens"]
+    added = {token["content"]: token["id"] for token in written["added_tokens"]}
+    return written["model"]["vocab"], written["model"]["merges"], added

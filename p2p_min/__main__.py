@@ -41,6 +41,8 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory") 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):                              # argparse would print the usage, and exit by itself
+        if "required: SOURCE" in message:
+            message += "; prompts come first, since --blend and --subtract take all that follows them"
         raise ValueError(f"{message} (--help tells more)")
 
 
@@ -51,14 +53,14 @@ def arguments():
                     "Generates SOURCE, then each TARGET with the attention maps of SOURCE: one picture of all.")
     add = parser.add_argument
     add("source", metavar="SOURCE", help="the prompt of the picture to edit")
-    add("targets", metavar="TARGET", nargs="*",
+    add("targets", metavar="TARGET", nargs="*", default=[],
         help="the edited prompt. With as many words as SOURCE it is a word swap, otherwise an added phrase. "
-             "May be left out with --reweight")
+             "May be left out with --reweight, and to look at the --maps or the --page of SOURCE alone")
     add("--model", default="weights/toy", metavar="PATH",
         help="a folder in the diffusers layout, a single .safetensors file, or a model on the hub: "
              "owner/name[@revision] (%(default)s)")
     add("--prediction", choices=("epsilon", "v_prediction"), help="what the UNet predicts (as the folder or file says)")
-    add("--tokenizer", metavar="DIR", help="the tokenizer for a single file (beside the file, or in the hub's cache)")
+    add("--tokenizer", metavar="DIR", help="the tokenizer (the folder's; beside a single file, or in the hub's cache)")
     add("--out", default="p2p.png", metavar="FILE", type=Path, help="the side-by-side picture, a PNG (%(default)s)")
     add("--singles", action="store_true", help="each picture on its own too, as FILE-0.png (source), FILE-1.png, …")
     add("--seed", type=int, help="of the shared noise (0)")
@@ -71,9 +73,11 @@ def arguments():
         help="part of the steps in which cross-attention maps are injected, from the noise on (0.8); repeatable")
     add("--self-steps", default="0.4", metavar="STEPS", help="the same for self-attention maps (%(default)s)")
     add("--reweight", action="append", default=[], metavar="WORD=C[,C...]",
-        help="times C for the maps of a word or phrase of the target; several C make one target each; repeatable")
+        help="times C for the maps of a word or phrase of the target; several C make one target each; repeatable. "
+             "Where a word is named, here and elsewhere: red#2 is the second red, <start> and <end> those tokens")
     add("--blend", nargs="+", metavar="WORD",
-        help="change only where these words look: one for all prompts, or one per prompt, source first")
+        help="change only where these words look: one for all prompts, or one per prompt, source first; "
+             "- for a prompt without one")
     add("--subtract", nargs="+", metavar="WORD", help="taken out of what --blend may change")
     add("--image", metavar="FILE", type=Path, help="edit this picture, which SOURCE describes, not a generated one")
     add("--size", metavar="PIXELS", help="of --image: its shorter side, or WIDTHxHEIGHT; cropped to fit")
@@ -122,8 +126,6 @@ def spread(source, targets, factors):
     """Targets, and one dict of weights for each: several factors make one target each."""
     targets = targets or [source] * bool(factors)
     counts = {len(values) for values in factors.values()} - {1}
-    if not targets:
-        raise ValueError("there is nothing to edit: give a TARGET, or --reweight a word of SOURCE")
     if len(counts) > 1 or (counts and len(targets) not in (1, *counts)):
         raise ValueError(f"--reweight has {' and '.join(map(str, sorted(counts)))} factors for {len(targets)} targets; "
                          "give one factor, or as many as there are targets")
@@ -137,7 +139,19 @@ def per_prompt(words, prompts, option):
         return None
     if len(words) not in (1, len(prompts)):
         raise ValueError(f"{option} takes one word, or one for each of the {len(prompts)} prompts, not {len(words)}")
+    words = [None if word == "-" else word for word in words]
     return words * len(prompts) if len(words) == 1 else words
+
+
+def check_alone(args):
+    """Raises ValueError where SOURCE is alone and something is to be edited."""
+    for option in ("blend", "mask"):
+        if getattr(args, option):
+            raise ValueError(f"--{option} says where a target may change, and there is no TARGET; prompts come first, "
+                             "before the options")
+    if args.maps is None and args.page is None:
+        raise ValueError("there is nothing to edit: give a TARGET, or --reweight a word of SOURCE; or --maps or --page "
+                         "to look at the maps of SOURCE alone")
 
 
 def size_argument(text):
@@ -214,6 +228,8 @@ def run(args, command):
     picture = None if args.image is None else read(args.image)
     args.seed = args.seed or 0
     targets, target_weights = spread(args.source, args.targets, weights(args.reweight))
+    if not targets:
+        check_alone(args)
     prompts = [args.source, *targets]
     if args.singles and args.maps in single_files(args.out, prompts):
         raise ValueError(f"--maps and --singles would both write {args.maps}")
@@ -221,7 +237,7 @@ def run(args, command):
     blend_words, subtract = (per_prompt(getattr(args, name), prompts, f"--{name}") for name in ("blend", "subtract"))
 
     model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, tokenizer=args.tokenizer)
-    edit = p2p.auto(model.tokenizer, prompts, cross)
+    edit = p2p.auto(model.tokenizer, prompts, cross) if targets else None
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)
     about, dtype = model.about and f" ({model.about})", str(model.dtype).removeprefix("torch.")
@@ -241,7 +257,8 @@ def run(args, command):
         print(f"{args.image}: {picture.width} × {picture.height} taken as {width} × {height}, "
               f"inverted ({inversion.method})")
     result = p2p.prompt_to_prompt(
-        model, prompts, recorder(edit) if watched else edit, p2p.self_replace(own), blend=blend, negative=args.negative,
+        model, prompts, recorder(edit) if watched else edit, p2p.self_replace(own) if targets else None,
+        blend=blend, negative=args.negative,
         steps=args.steps, guidance=args.guidance, seed=args.seed, height=args.height, width=args.width,
         inversion=inversion, watch=recorder.watch if watched else None, progress=progress)
 

@@ -1,6 +1,7 @@
 """Which token of the source prompt answers to which token of the target prompt.
 
-Words are found by the tokenizer's own offsets into the prompt; case and punctuation around them do not count.
+Words are found by the tokenizer's own offsets into the prompt; case and punctuation around them do not count. An emoji
+is a word too: it has tokens and maps.
 """
 import re
 import unicodedata
@@ -16,6 +17,7 @@ class Unit(NamedTuple):
     text: str                          # as it is compared
     tokens: list[int]                  # positions among the prompt's tokens; the start token is position 0
     is_word: bool
+    place: tuple[int, int]             # where it begins and ends in the prompt
 
 
 class Alignment(NamedTuple):
@@ -26,15 +28,27 @@ class Alignment(NamedTuple):
 
 
 def written_words(text):
-    """(start, end, word) of each word of a text: letters, marks and digits, also joined by an apostrophe or a hyphen.
-
-    The word is as it is compared: in lower case, in Unicode's composed form, with a straight apostrophe.
+    """(start, end, word) of each word of a text: letters, marks and digits, also joined by an apostrophe or a hyphen;
+    or symbols, such as emoji, that are written together.
     """
-    kinds = "".join("w" if unicodedata.category(letter)[0] in "LMN" else "-" if letter in "'’-" else " "
-                    for letter in text)
-    for match in re.finditer("w+(?:-w+)*", kinds):
-        word = unicodedata.normalize("NFC", text[match.start():match.end()]).casefold().replace("’", "'")
-        yield match.start(), match.end(), word
+    kinds = "".join(map(kind, text))
+    for match in re.finditer("[wm]+(?:-[wm]+)*|s[smj]*", kinds):
+        yield match.start(), match.end(), spelled(text[match.start():match.end()])
+
+
+def kind(letter):
+    """What a character is: w of a word, m a mark, s a symbol, j what joins or colours symbols, - what joins words."""
+    category = unicodedata.category(letter)
+    if category == "So":
+        return "s"
+    if category == "Cf" or "🏻" <= letter <= "🏿":
+        return "j"
+    return dict(L="w", N="w", M="m").get(category[0]) or ("-" if letter in "'’-" else " ")
+
+
+def spelled(word):
+    """A word as it is compared: in lower case, in Unicode's composed form, with a straight apostrophe."""
+    return unicodedata.normalize("NFC", word).casefold().replace("’", "'").strip()
 
 
 def units(tokenizer, prompt):
@@ -43,10 +57,14 @@ def units(tokenizer, prompt):
     found, taken = [], set()
     for first, last, word in written_words(prompt):
         tokens = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
+        if tokens and tokens[0] in taken:                  # one token for several written words, as an added "sks_dog"
+            tokens = sorted({*found.pop().tokens, *tokens})
+            first, last = offsets[tokens[0]][0], offsets[tokens[-1]][1]
+            word = spelled(prompt[first:last])
         if tokens:
-            found.append(Unit(word, tokens, True))
+            found.append(Unit(word, tokens, True, (first, last)))
             taken.update(tokens)
-    found += [Unit(prompt[start:end].strip(), [i], False) for i, (start, end) in enumerate(offsets)
+    found += [Unit(prompt[start:end].strip(), [i], False, (start, end)) for i, (start, end) in enumerate(offsets)
               if i not in taken and 0 < i < len(offsets) - 1]
     return sorted(found, key=lambda unit: unit.tokens)
 
@@ -58,19 +76,25 @@ def words(tokenizer, prompt):
 def find(tokenizer, prompt, phrase):
     """Positions of all tokens of a word, or of a phrase of several words, wherever it occurs in the prompt.
 
-    Raises ValueError if it does not, naming the words that there are.
+    "red#2" is the second "red" alone; "<start>" and "<end>" are the tokens before and after the words.
+    Raises ValueError if it does not occur, naming the words that there are.
     """
     if not isinstance(phrase, str):
         raise ValueError(f"a word must be text, not {type(phrase).__name__}: {phrase!r}")
-    wanted = [word for _, _, word in written_words(phrase)]
-    there = words(tokenizer, prompt)
-    n = len(wanted)
-    positions = sorted({token for i in range(len(there) - n + 1) if n and [u.text for u in there[i:i + n]] == wanted
-                        for unit in there[i:i + n] for token in unit.tokens})
-    if not positions:
+    if phrase in ("<start>", "<end>"):
+        return [0 if phrase == "<start>" else len(spans(tokenizer, prompt)) - 1]
+    name, number = re.fullmatch(r"(.*?)(?:#(\d+))?", phrase, re.DOTALL).groups()
+    wanted, there = [word for _, _, word in written_words(name)], words(tokenizer, prompt)
+    parts = [[word for _, _, word in written_words(unit.text)] for unit in there]          # one, or those of one token
+    places = [there[i:j] for i in range(len(there)) for j in range(i + 1, min(i + len(wanted), len(there)) + 1)
+              if sum(parts[i:j], []) == wanted]
+    chosen = places if number is None else places[int(number) - 1:int(number)]
+    if places and not chosen:
+        raise ValueError(f"{phrase!r} is not in the prompt {prompt!r}, which has only {len(places)} of {name!r}")
+    if not chosen:
         raise ValueError(f"{phrase!r} is not in the prompt {prompt!r}; its words are: "
                          + (", ".join(dict.fromkeys(u.text for u in there)) or "none"))
-    return positions
+    return sorted({token for place in chosen for unit in place for token in unit.tokens})
 
 
 def swap(tokenizer, source, target):

@@ -2,8 +2,9 @@
 import pytest
 import torch
 
+from conftest import build_tokenizer
 from p2p_min import LocalBlend, auto, refine, replace, reweight
-from p2p_min.align import extend, find, spans, swap, words
+from p2p_min.align import extend, find, spans, swap, units, words
 
 LENGTH = 77
 
@@ -73,6 +74,90 @@ def test_words_are_listed_in_order_without_punctuation(tokenizer):
     """What counts as a word: text between spaces and punctuation, in lower case."""
     assert [unit.text for unit in words(tokenizer, "A  big Burger, the dog's house!")] == [
         "a", "big", "burger", "the", "dog's", "house"]
+
+
+ADDED = "a SKS_dog, a red <my cat> and sks_dogs <cat-toy>"
+
+
+@pytest.fixture(scope="module")
+def taught(tokenizer):
+    """The tokenizer with tokens added, as textual inversion does."""
+    taught = build_tokenizer()
+    taught.add_tokens(["sks_dog", "<my cat>", "<cat-toy>"])
+    return taught
+
+
+@pytest.mark.parametrize("word, positions", [
+    ("sks_dog", [2]), ("SKS_Dog", [2]), ("<my cat>", [6]), ("my cat", [6]), ("red <my cat>", [5, 6]),
+    ("sks_dogs", [8, 9]), ("<cat-toy>", [10]), ("cat-toy", [10]), ("red my", None), ("dog", None), ("cat", None)])
+def test_a_token_of_several_written_words_is_one_word(taught, word, positions):
+    """Tokens that were added hold "_" or blanks: found whole, and not by a part of them."""
+    assert [unit.text for unit in words(taught, ADDED)] == [
+        "a", "sks_dog", "a", "red", "<my cat>", "and", "sks_dogs", "cat-toy"]
+    if positions is None:
+        with pytest.raises(ValueError, match="its words are: a, sks_dog, red, <my cat>, and"):
+            find(taught, ADDED, word)
+    else:
+        assert find(taught, ADDED, word) == positions
+
+
+@pytest.mark.parametrize("source, target, is_swap", [
+    ("a red car on snow", "a sks_dog on snow", False), ("a sks_dog on snow", "a red car on snow", False),
+    ("a sks_dog on snow", "a <my cat> on snow", True), ("a cat on snow", "a sks_dog on snow", True),
+    (ADDED, ADDED, True)])
+def test_an_added_token_takes_the_map_of_one_word(taught, source, target, is_swap):
+    """Counted as two words, it was given those of two: its column of A summed to 2."""
+    edit = auto(taught, [source, target])
+    assert torch.equal(edit.A[0].sum(0) + edit.own[0], torch.ones(LENGTH))
+    assert torch.equal(edit.A[0], torch.eye(LENGTH)) == is_swap
+
+
+@pytest.mark.parametrize("prompt, texts", [
+    ("a 🐱, red", ["a", "🐱", "red"]), ("cat🐱!", ["cat", "🐱"]), ("🐱🐶 🐱", ["🐱🐶", "🐱"]),
+    ("I ❤️ cats", ["i", "❤️", "cats"]),
+    ("👩🏽‍🚀 on snow", ["👩🏽‍🚀", "on", "snow"]), ("🇩🇪 1️⃣", ["🇩🇪", "1️⃣"]), ("a ★ – $ ^ _ ~", ["a", "★"])])
+def test_an_emoji_is_a_word_and_those_written_together_are_one(tokenizer, prompt, texts):
+    """With its marks, colours and joiners; other signs are punctuation. Every token belongs to one unit."""
+    there = units(tokenizer, prompt)
+    assert [unit.text for unit in there if unit.is_word] == texts
+    assert sorted(i for unit in there for i in unit.tokens) == list(range(1, len(spans(tokenizer, prompt)) - 1))
+    for unit in words(tokenizer, prompt):
+        assert set(unit.tokens) <= set(find(tokenizer, prompt, unit.text))
+        assert prompt[slice(*unit.place)].casefold() == unit.text
+
+
+def test_emoji_are_swapped_like_words(tokenizer):
+    """Four tokens each, one to one; a letter's word for it takes their sum."""
+    assert torch.equal(swap(tokenizer, "a 🐱 on snow", "a 🐶 on snow").A, torch.eye(LENGTH))
+    assert sources(swap(tokenizer, "a 🐱 on snow", "a cat on snow"), 2) == {2: 1, 3: 1, 4: 1, 5: 1}
+
+
+@pytest.mark.parametrize("prompt, word, positions", [
+    ("a cat and a cat", "cat#2", [5]), ("a cat and a cat", "CAT#1", [2]), ("a cat and a cat", "a cat#2", [4, 5]),
+    ("a red bicycle and a red bicycle", "red bicycle#2", [7, 8, 9]), ("a cat", "cat#1", [2]),
+    ("cat cat cat", "cat cat#2", [2, 3]), ("a cat", "<start>", [0]), ("a cat", "<end>", [3]), ("", "<end>", [1])])
+def test_a_repeated_word_by_its_number_and_the_tokens_around_all_words_by_name(tokenizer, prompt, word, positions):
+    """"cat#2" is the second one alone; "cat" stays both."""
+    assert find(tokenizer, prompt, word) == positions
+
+
+@pytest.mark.parametrize("word, says", [
+    ("cat#3", "'cat#3' is not in the prompt 'a cat and a cat', which has only 2 of 'cat'"),
+    ("cat#0", "only 2 of 'cat'"),
+    ("and#2", "only 1 of 'and'"), ("dog#1", "'dog#1' is not in .*its words are: a, cat, and"), ("#1", "its words are")])
+def test_a_number_that_is_not_there_is_an_error(tokenizer, word, says):
+    with pytest.raises(ValueError, match=says):
+        find(tokenizer, "a cat and a cat", word)
+
+
+@pytest.mark.parametrize("word, tokens", [("cat#2", [5]), ("<start>", [0]), ("<end>", [6])])
+def test_numbers_and_names_go_wherever_a_word_is_named(tokenizer, word, tokens):
+    """Weights, windows, blend, subtract; maps are in test_maps.py."""
+    prompts = ["a cat and a cat"] * 2
+    assert (reweight(tokenizer, prompts, {word: 2.0}).c[0] == 2).nonzero().flatten().tolist() == tokens
+    assert (auto(tokenizer, prompts, {word: 0.4}).end[0] < 0.5).nonzero().flatten().tolist() == tokens
+    blend = LocalBlend(tokenizer, prompts, ["a", word], [word, "a"])
+    assert blend.words[1].nonzero().flatten().tolist() == blend.subtract[0].nonzero().flatten().tolist() == tokens
 
 
 # ---- word swap -----------------------------------------------------------------------------------------------------

@@ -118,12 +118,14 @@ def test_several_factors_make_one_target_each(run, monkeypatch, tokenizer, argum
 
 @pytest.mark.parametrize("arguments", [
     ["--blend", "big"], ["--blend", "car", "bicycle"], ["--blend", "big", "--subtract", "river"],
-    ["--blend", "car", "bicycle", "--subtract", "river", "next to"]])
+    ["--blend", "car", "bicycle", "--subtract", "river", "next to"], ["--blend", "-", "bicycle"],
+    ["--blend", "car", "-", "--subtract", "-", "a#2"]])
 def test_blend_words_are_one_for_all_or_one_per_prompt(run, model, arguments):
-    """--blend WORD [WORD ...] and --subtract make the LocalBlend of those words."""
+    """--blend WORD [WORD ...] and --subtract make the LocalBlend of those words; - leaves a prompt without one."""
     assert run(SOURCE, TARGET, "--singles", *arguments)[0] == 0
     at = arguments.index("--subtract") if "--subtract" in arguments else len(arguments)
-    words, subtract = ((2 * x)[:2] if len(x) == 1 else x for x in (arguments[1:at], arguments[at + 1:]))
+    words, subtract = ((2 * x)[:2] if len(x) == 1 else [None if word == "-" else word for word in x]
+                       for x in (arguments[1:at], arguments[at + 1:]))
     prompts = [SOURCE, TARGET]
     blend = p2p.LocalBlend(model.tokenizer, prompts, words, subtract or None)
     edits = p2p.auto(model.tokenizer, prompts), p2p.self_replace()
@@ -208,6 +210,28 @@ def test_maps_and_page_are_written_beside_the_same_picture(run, model):
     assert page.startswith("<!doctype html>") and "python -m p2p_min" in page
 
 
+def test_maps_of_one_prompt_alone_need_no_edit(run, model):
+    """The picture and its maps, as the library makes them."""
+    status, out, err = run(SOURCE, "--maps", "maps.png", "--page", "page.html")
+    assert status == 0 and not err and files() == ["maps.png", "p2p.png", "page.html"]
+    recorder = p2p.Recorder(model.tokenizer, [SOURCE])
+    result = p2p.prompt_to_prompt(model, [SOURCE], recorder(), steps=3)
+    assert Image.open("maps.png").tobytes() == p2p.word_sheet(recorder, result.images).tobytes()
+    assert run(SOURCE, "--page", "only.html", "--singles")[0] == 0
+    assert Image.open("p2p-0.png").tobytes() == result.images[0].tobytes()
+
+
+@pytest.mark.parametrize("method", ["direct", "negative-prompt"])
+def test_maps_of_a_picture_need_no_edit(run, model, photo, method):
+    """--image with its prompt alone: the picture as it comes back, and what its words look at."""
+    status, out, err = run(SOURCE, "--image", "../photo.png", "--maps", "maps.png", "--singles", "--invert", method)
+    assert status == 0 and not err and files() == ["maps.png", "p2p-0.png", "p2p.png"]
+    inversion, recorder = p2p.invert(model, photo[0], SOURCE, method, 3), p2p.Recorder(model.tokenizer, [SOURCE])
+    result = p2p.prompt_to_prompt(model, [SOURCE], recorder(), steps=3, inversion=inversion)
+    assert Image.open("p2p-0.png").tobytes() == result.images[0].tobytes()
+    assert Image.open("maps.png").tobytes() == p2p.word_sheet(recorder, result.images).tobytes()
+
+
 def test_help_names_every_option_and_shows_examples(run):
     """--help is worth reading: exit status 0, the options, an example of each edit."""
     status, out, err = run("--help")
@@ -255,6 +279,8 @@ BAD = {
     "weights in different numbers": (["--reweight", "big=1,2", "--reweight", "river=1,2,3"], "2 and 3"),
     "blend on an absent word": (["--blend", "dog"], "dog"),
     "blend on a word of the source only": (["--blend", "car"], "bicycle"),
+    "blend without any word": (["--blend", "-"], "no word for"),
+    "weight of a word that is not so often there": (["--reweight", "a#3=2"], "only 2 of 'a'"),
     "blend words in a wrong number": (["--blend", "big", "big", "big"], "--blend"),
     "subtract on an absent word": (["--blend", "big", "--subtract", "dog"], "dog"),
     "subtract without blend": (["--subtract", "river"], "--blend"),
@@ -300,7 +326,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, photo, case):
 
 
 @pytest.mark.parametrize("prompts, says", [
-    ([], "SOURCE"), ([SOURCE], "TARGET"), ([SOURCE, "big " * 76], "78 tokens"), (["big " * 76, TARGET], "78 tokens"),
+    ([], "SOURCE"), ([SOURCE], "--maps or --page"), (["--blend", "big", SOURCE, TARGET], "prompts come first"),
+    ([SOURCE, "--blend", "big", TARGET], "prompts come first"),
+    ([SOURCE, "--maps", "m.png", "--mask", "m.png"], "TARGET"),
+    ([SOURCE, "big " * 76], "78 tokens"), (["big " * 76, TARGET], "78 tokens"),
     ([SOURCE, TARGET, TARGET, TARGET, "--reweight", "big=1,2"], "2 factors for 3 targets")])
 def test_bad_prompts_are_one_line_and_leave_nothing(run, prompts, says):
     """Trap 8: nothing to edit, too long, too many for the factors."""

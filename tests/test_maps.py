@@ -105,7 +105,8 @@ def run(model, tokenizer):
 
 
 @pytest.mark.parametrize("size", ATTENTIONS)
-@pytest.mark.parametrize("word, prompt", [("river", 0), ("bicycle", 1), ("big bicycle", 1), ("a", 2), ("snow", 2)])
+@pytest.mark.parametrize("word, prompt", [("river", 0), ("bicycle", 1), ("big bicycle", 1), ("a", 2), ("snow", 2),
+                                          ("a#2", 0), ("<start>", 1), ("<end>", 2)])
 def test_maps_are_the_averages_of_what_attention_made(run, tokenizer, size, word, prompt):
     """Of the run, each step, each head; a phrase is the sum of its tokens; M_star before the edit, M_hat after."""
     recorder, edit, calls, _ = run
@@ -187,6 +188,19 @@ def test_a_prompt_alone_can_be_watched(model, tokenizer):
     recorder = p2p.Recorder(tokenizer, ["a red car"])
     paint(model, recorder(), ["a red car"], steps=1)
     assert recorder.words() == ["a", "red", "car"] and 0 < recorder.maps("red car").max() <= 1
+
+
+def test_start_and_end_and_numbers_name_their_tokens(tokenizer):
+    """The start is token 0 of every prompt, the end its own last one; "a#2" is one of the two "a"."""
+    recorder, maps = p2p.Recorder(tokenizer, ["a car and a cat", "a car"]), torch.zeros(2, 1, 2, 8, 8, 77)
+    for row, end in ((0, 6), (1, 3)):
+        maps[row, ..., 0], maps[row, ..., end], maps[row, ..., 1] = 0.5 + row, 0.2 + row, 0.1
+    recorder()(maps[0, 0], maps[1], 1.0)
+    for row in (0, 1):
+        assert np.allclose(recorder.maps("<start>", row), 0.5 + row)
+        assert np.allclose(recorder.maps("<end>", row), 0.2 + row)
+    assert np.allclose(recorder.maps("a#1"), 0.1) and not recorder.maps("a#2").any()
+    assert "<start>" not in recorder.words()
 
 
 def test_words_are_each_there_once(recorder):

@@ -6,10 +6,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import p2p_min as p2p
 from browser import CHROMIUM, Page
+from conftest import build_tokenizer
 from p2p_min.explorer import page as paging
 
 PROMPTS = ["a big car, next to a river", "a big bicycle, next to a river", "a red car <b>next</b> to a"]
@@ -109,6 +111,23 @@ def test_a_long_run_keeps_fewer_steps_and_says_so(model, run, monkeypatch):
     monkeypatch.setattr(paging, "CELLS", 84 * STEPS * 28 // 2)
     data = data_of(p2p.explorer(model, result, recorder))
     assert data["every"] == 3 and data["times"] == [recorder.times[0], recorder.times[3]] and data["steps"] == STEPS
+
+
+def test_a_page_of_one_prompt_alone(model):
+    """Nothing is edited: the words have their maps, and no fate but their own."""
+    prompt, = data_of(p2p.explorer(model, *reversed(watched(model, ["a car, a car"], None))))["prompts"]
+    assert prompt["words"] == ["a", "car"] and prompt["partners"] == [0, 1] and prompt["fates"] == ["o" * STEPS] * 2
+
+
+def test_a_word_of_one_token_is_one_to_point_at():
+    """Also "sks_dog", which is written as two; and an emoji."""
+    tokenizer, text = build_tokenizer(), "A sks_dog, 🐱!"
+    tokenizer.add_tokens("sks_dog")
+    recorder = p2p.Recorder(tokenizer, [text], per_step=True)
+    recorder()(torch.rand(2, 8, 8, 77), torch.rand(0, 2, 8, 8, 77), 1.0)
+    rows = [(word, 0, False) for word in recorder.words()]
+    pieces = paging.of_prompt(recorder, rows, 0, (8, 8), slice(None))["pieces"]
+    assert pieces == [["A", 0], [" ", None], ["sks_dog", 1], [", ", None], ["🐱", 2], ["!", None]]
 
 
 def test_a_page_stays_below_4_MB():

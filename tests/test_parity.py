@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 import p2p_min as p2p
 from p2p_min import ddim, inversion
 from p2p_min.attention import Attention
-from p2p_min.networks.text import Context, encode
+from p2p_min.networks.text import Context, encode, tokens
 from p2p_min.networks.unet import UNet
 
 SOURCE, TARGET = "a photo of a cat riding a bicycle", "a photo of a dog riding a bicycle"
@@ -107,8 +107,10 @@ def make_pipeline(unet, vae, activation, scheduler):
         text_encoder=make_text(CLIPTextModel, tokenizer, 32, activation, 2), tokenizer=tokenizer, scheduler=scheduler)
     if "addition_embed_type" in unet:
         second = make_text(CLIPTextModelWithProjection, tokenizer, 24, "gelu", 3, projection_dim=20)
+        tokenizer_2 = make_tokenizer()
+        tokenizer_2.pad_token = "!"                        # now, so that a typed "!" is no padding in memory …
         pipe = diffusers.StableDiffusionXLPipeline(
-            **parts, text_encoder_2=second, tokenizer_2=make_tokenizer(pad_token="!"), add_watermarker=False)
+            **parts, text_encoder_2=second, tokenizer_2=tokenizer_2, add_watermarker=False)
     else:
         pipe = diffusers.StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
@@ -630,6 +632,18 @@ def test_old_folder(models, tmp_path, age):
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     states = (encode(m, [SOURCE, "Blurry,  bad!", ""]).states for m in (old, model))
     assert torch.equal(*states)
+
+
+def test_a_typed_exclamation_mark(models):
+    """… but where diffusers reads it from disk, it is, so that its two encoders see other tokens. Ours see the same."""
+    _, model = models("sdxl")
+    theirs, prompt = diffusers.StableDiffusionXLPipeline.from_pretrained(model.path), "bad!!! a red car"
+    first, second = (tokenizer(prompt).input_ids for tokenizer in (theirs.tokenizer, theirs.tokenizer_2))
+    assert first != second and first == model.tokenizer(prompt).input_ids
+    a, b = (tokens(model.tokenizer, [prompt], encoder.config.pad_token_id)[0].tolist()
+            for encoder in (model.text_encoder, model.text_encoder_2))
+    assert a[:len(first)] == b[:len(first)] == first
+    assert a[len(first):] != b[len(first):] == [theirs.tokenizer_2.pad_token_id] * (77 - len(first))
 
 
 def test_padding_token(models, tmp_path):

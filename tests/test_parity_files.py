@@ -98,6 +98,8 @@ def test_a_file_and_the_folder_that_diffusers_makes_of_it_are_the_same_model(tok
     contexts = [encode(model, PROMPTS, 64, 64) for model in (ours, theirs)]
     for a, b in zip(*contexts):
         assert (a is None and b is None) or torch.allclose(a, b, atol=1e-5)
+    for a, b in zip(*(encode(model, ["wow!!! a cat, red!"], 64, 64) for model in (ours, theirs))):
+        assert (a is None and b is None) or torch.allclose(a, b, atol=1e-5)      # a typed "!" is text, here and there
     z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     a, b = (model.unet(z, 500, context) for model, context in zip((ours, theirs), contexts))
     assert (a - b).norm() / b.norm() < 1e-5

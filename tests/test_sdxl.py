@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizerFast
 
 import p2p_min as p2p
-from conftest import UNET, XL_UNET
+from conftest import UNET, XL_UNET, build_tokenizer
 from p2p_min.align import find
 from p2p_min.ddim import step, timesteps
 from p2p_min.inversion import METHODS
@@ -42,8 +43,8 @@ def calls(xl, monkeypatch):
 
 def told(model, prompt, height=32, width=32):
     """A prompt's context, written out: both encoders' last layer but one, the second's pooled state, six sizes."""
-    ids = [tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids
-           for tokenizer in (model.tokenizer, model.tokenizer_2)]
+    start, *words, end = model.tokenizer(prompt).input_ids
+    ids = [torch.tensor([start, *words, end, *[padding] * 77])[None, :77] for padding in (end, 0)]
     first, second = model.text_encoder, model.text_encoder_2
     with torch.no_grad():
         states = [encoder(x, output_hidden_states=True).hidden_states[1] for encoder, x in zip((first, second), ids)]
@@ -59,12 +60,12 @@ def same_context(a, b):
 
 def test_each_encoder_has_its_own_padding_and_otherwise_the_same_tokens(xl):
     """CLIP's is padded with the end token, OpenCLIP's with "!"; so one alignment serves both."""
-    first, second = (tokens(tokenizer, PROMPTS) for tokenizer in (xl.tokenizer, xl.tokenizer_2))
+    first, second = (tokens(xl.tokenizer, PROMPTS, encoder.config.pad_token_id)
+                     for encoder in (xl.text_encoder, xl.text_encoder_2))
     for a, b, prompt in zip(first, second, PROMPTS):
         n = len(xl.tokenizer(prompt).input_ids)
         assert torch.equal(a[:n], b[:n])
         assert set(a[n:].tolist()) == {xl.tokenizer.eos_token_id} and set(b[n:].tolist()) == {0}
-        assert find(xl.tokenizer, prompt, "a") == find(xl.tokenizer_2, prompt, "a")
 
 
 def test_the_context_is_both_encoders_and_the_size(xl):
@@ -122,8 +123,101 @@ def test_two_tokenizers_in_two_forms_are_the_same(copy, xl):
     folder.mkdir()
     (folder / "vocab.json").write_text(json.dumps(bpe["vocab"]))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{' '.join(pair)}\n" for pair in bpe["merges"]))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
+    start = dict(content="<|startoftext|>", lstrip=False, rstrip=False, normalized=True, single_word=False)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!", "bos_token": start}))
     assert same_context(encode(p2p.load(copy, "cpu"), PROMPTS, 32, 32), encode(xl, PROMPTS, 32, 32))
+
+
+MARKS = ["wow!!! a cat", "!", "a cat! ! and !!dog"]
+
+
+def declare_padding(folder):
+    """The tokenizer in a folder as transformers writes it once it pads with "!": as a special token of both files."""
+    CLIPTokenizerFast.from_pretrained(folder, pad_token="!").save_pretrained(folder)
+    assert any(token["content"] == "!" for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"])
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_2"])
+def test_a_typed_exclamation_mark_is_text_and_padding_is_padding(copy, tokenizer, part):
+    """Also where "!" is the padding token, of the second encoder in SDXL, of the only one in SD 2.x; both encoders see
+    the same words. (diffusers differs: test_parity.py.)"""
+    declare_padding(copy / part)
+    model = p2p.load(copy, "cpu")
+    paddings = [encoder.config.pad_token_id for encoder in (model.text_encoder, model.text_encoder_2)]
+    assert paddings == [0 if part == "tokenizer" else tokenizer.eos_token_id, 0]
+    assert model.tokenizer.pad_token_id == paddings[0]
+    for padding in paddings:
+        for ids, prompt in zip(tokens(model.tokenizer, MARKS, padding).tolist(), MARKS):
+            words = tokenizer(prompt).input_ids
+            assert ids == words + [padding] * (77 - len(words))
+    assert [find(model.tokenizer, prompt, "cat") for prompt in MARKS[::2]] == [[8], [2]]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A folder with the same tokenizer, which says that it pads with "a"."""
+    folder = tmp_path_factory.mktemp("other")
+    build_tokenizer().save_pretrained(folder)
+    configure(folder / "tokenizer_config.json", pad_token="a</w>")
+    return folder
+
+
+@pytest.mark.parametrize("is_own_there", [True, False])
+def test_another_tokenizer_leaves_each_encoder_its_padding(copy, xl, other, is_own_there):
+    """tokenizer=, --tokenizer: the padding is what the encoder came with, else what its kind was trained with."""
+    for folder in (copy / "tokenizer", copy / "tokenizer_2"):
+        for file in () if is_own_there else folder.iterdir():
+            file.unlink()
+    assert same_context(encode(p2p.load(copy, "cpu", tokenizer=other), PROMPTS, 32, 32), encode(xl, PROMPTS, 32, 32))
+
+
+def test_a_tokenizer_without_the_padding_is_refused(xl_folder, other, tmp_path):
+    """Silence would pad with the end token."""
+    file = Path(shutil.copytree(other, tmp_path / "words")) / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["?!?"] = content["model"]["vocab"].pop("!")
+    file.write_text(json.dumps(content))
+    refused(xl_folder, str(file.parent), "has no '!', with which the text encoder is padded", tokenizer=file.parent)
+
+
+@pytest.fixture
+def taught(copy):
+    """The checkpoint with a word "sks_dog" as textual inversion adds it; its encoders' configs are those of old."""
+    for name in ("text_encoder", "text_encoder_2"):
+        folder = copy / name.replace("text_encoder", "tokenizer")
+        words = CLIPTokenizerFast.from_pretrained(folder)
+        words.add_tokens("sks_dog")
+        words.save_pretrained(folder)
+        weights = load_file(copy / name / "model.safetensors")
+        key, = (key for key in weights if key.endswith("token_embedding.weight"))
+        weights[key] = torch.cat([weights[key], -weights[key][:1]])
+        save_file(weights, copy / name / "model.safetensors", metadata={"format": "pt"})
+        configure(copy / name / "config.json", vocab_size=len(words), bos_token_id=0, eos_token_id=2, pad_token_id=1)
+    return copy
+
+
+def test_the_pooled_text_is_that_of_the_end_with_added_words_too(taught, xl):
+    """Old configs have eos_token_id 2, which means the largest token: that is the added one. The tokenizer knows."""
+    model = p2p.load(taught, "cpu")
+    for prompt, n in (("a sks_dog on snow", 5), ("a dog", 3)):
+        ids = tokens(model.tokenizer, [prompt], 0)
+        with torch.no_grad():
+            read = model.text_encoder_2(ids)
+            ends = model.text_encoder_2.text_projection(read.last_hidden_state[:, n])
+        assert ids[0, n] == model.tokenizer.eos_token_id
+        torch.testing.assert_close(encode(model, [prompt], 32, 32).pooled, ends)
+    assert find(model.tokenizer, "a sks_dog on snow", "sks_dog") == [2]
+    for encoder in (model.text_encoder, model.text_encoder_2):
+        assert encoder.config.eos_token_id == model.tokenizer.eos_token_id
+        assert encoder.config.bos_token_id == model.tokenizer.bos_token_id
+    assert same_context(encode(model, PROMPTS, 32, 32), encode(xl, PROMPTS, 32, 32))
+
+
+def test_a_word_that_only_one_tokenizer_has_is_refused(taught, xl_folder):
+    """The other encoder would see other tokens from there on."""
+    shutil.rmtree(taught / "tokenizer_2")
+    shutil.copytree(xl_folder / "tokenizer_2", taught / "tokenizer_2")
+    refused(taught, str(taught), "its two tokenizers differ")
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
@@ -180,7 +274,7 @@ def test_local_blend_is_what_the_design_says(xl, subtract):
         return words and [find(xl.tokenizer, prompt, word) for prompt, word in zip(PROMPTS, words)]
     recorder = Recorder(edit, (4, 4), places(words), places(subtract), 0.2, (0.8, 0.9))
     expected = paint(xl, PROMPTS, recorder, blend=recorder.blend, steps=5).latents
-    blend = p2p.LocalBlend(xl.tokenizer_2, PROMPTS, words, subtract, 0.2, (0.8, 0.9))
+    blend = p2p.LocalBlend(xl.tokenizer, PROMPTS, words, subtract, 0.2, (0.8, 0.9))
     assert_same(paint(xl, PROMPTS, edit, blend=blend, steps=5).latents, expected)
     assert 0.02 < torch.stack(recorder.masks).float().mean() < 0.98
     assert differ(expected, paint(xl, PROMPTS, edit, steps=5).latents)

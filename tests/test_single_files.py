@@ -159,7 +159,7 @@ def test_every_encoder_has_its_own_padding(loaded, tokenizer, files, tmp_path):
     """CLIP is padded with the end token, OpenCLIP with "!", whatever the tokenizer that was found says."""
     end, mark = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("!")
     assert loaded("sd1").tokenizer.pad_token_id == loaded("sdxl").tokenizer.pad_token_id == end
-    assert loaded("sd2").tokenizer.pad_token_id == loaded("sdxl").tokenizer_2.pad_token_id == mark
+    assert loaded("sd2").tokenizer.pad_token_id == loaded("sdxl").text_encoder_2.config.pad_token_id == mark
     tokenizer.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": "!"}))

@@ -1,6 +1,5 @@
 """A folder in the diffusers layout: a config and a safetensors file for each part."""
 import json
-from pathlib import Path
 
 import torch
 
@@ -8,7 +7,7 @@ from ..ddim import Schedule
 from . import names
 from .filling import PARTS, default_dtype, describe, fill, in_one_line, open_file, part_dtype
 from .hub import refuse_pickle
-from .tokenizers import load_tokenizer
+from .tokenizers import choose_tokenizer, fit_tokenizer
 
 RENAME = dict(unet=str, vae=names.vae, text_encoder=names.text, text_encoder_2=names.text)
 
@@ -16,21 +15,19 @@ RENAME = dict(unet=str, vae=names.vae, text_encoder=names.text, text_encoder_2=n
 def load_folder(folder, device, dtype, prediction, tokenizer):
     """The parts of a `Model`, by name."""
     check_folder(folder)
-    parts = {}
-    for name in PARTS:
-        if name != "text_encoder_2" or (folder / name).is_dir():
-            parts[name] = load_part(name, folder / name, device, dtype)
-            dtype = dtype or next(parts["unet"].parameters()).dtype
-    for name in ("tokenizer", "tokenizer_2"):
-        encoder = parts.get(name.replace("tokenizer", "text_encoder"))
-        if encoder is not None:
-            where = folder / name if tokenizer is None else Path(tokenizer)
-            parts[name] = load_tokenizer(where, encoder.config.to_dict())
+    parts, configs = {}, {name: read_json(folder / name / "config.json") for name in PARTS if (folder / name).is_dir()}
+    own = {name: folder / name.replace("text_encoder", "tokenizer") for name in configs if "text_encoder" in name}
+    words = choose_tokenizer(tokenizer, own, configs)
+    for name, config in configs.items():
+        parts[name] = load_part(name, folder / name, device, dtype, config)
+        dtype = dtype or next(parts["unet"].parameters()).dtype
+    fit_tokenizer(words, {name: parts[name].config.to_dict() for name in own})
     schedule = load_schedule(folder / "scheduler" / "scheduler_config.json")
     if prediction is not None:
         schedule = schedule._replace(prediction=prediction)
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
-    return dict(parts, schedule=schedule, zeros_for_empty=bool(index.get("force_zeros_for_empty_prompt", True)))
+    zeros = bool(index.get("force_zeros_for_empty_prompt", True))
+    return dict(parts, tokenizer=words, schedule=schedule, zeros_for_empty=zeros)
 
 
 def check_folder(folder):
@@ -44,8 +41,9 @@ def check_folder(folder):
                                     f"{there}")
 
 
-def load_part(name, folder, device, dtype):
-    config, file = read_json(folder / "config.json"), weights_file(folder, names.WEIGHTS[name], dtype)
+def load_part(name, folder, device, dtype, config=None):
+    config = read_json(folder / "config.json") if config is None else config
+    file = weights_file(folder, names.WEIGHTS[name], dtype)
     with open_file(file) as stored:
         dtype = dtype or default_dtype(stored, device)
         module = describe(PARTS[name], config, folder / "config.json")

@@ -12,7 +12,6 @@ from .folder import load_folder
 from .hub import find
 from .recognise import PREDICTIONS
 from .single_file import load_file
-from .tokenizers import spelling
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -25,8 +24,7 @@ class Model:
     vae: VAE
     schedule: Schedule
     path: str
-    tokenizer_2: object = None                             # SDXL's second encoder, whose tokens are the first one's
-    text_encoder_2: nn.Module | None = None
+    text_encoder_2: nn.Module | None = None                # SDXL's, which reads the same tokens, padded otherwise
     zeros_for_empty: bool = True                           # SDXL: an empty negative prompt is zeros
     about: str = ""                                        # of a single file: what it was taken for, and why
 
@@ -85,8 +83,6 @@ def check_parts(model):
             raise ValueError(f"{model.path}: pooled text of {pooled} and 6 sizes of {c['addition_time_embed_dim']} are "
                              "not projection_class_embeddings_input_dim = "
                              f"{c['projection_class_embeddings_input_dim']}")
-    if model.tokenizer_2 is not None and spelling(model.tokenizer_2) != spelling(model.tokenizer):
-        raise ValueError(f"{model.path}: its two tokenizers differ, so one alignment cannot serve both text encoders")
     if model.vae.config["latent_channels"] != model.unet.config["in_channels"]:
         raise ValueError(f"{model.path}: the VAE has {model.vae.config['latent_channels']} latent channels, the UNet "
                          f"{model.unet.config['in_channels']} (inpainting and depth models are not supported)")

@@ -3,7 +3,7 @@ from ..ddim import Schedule
 from . import names
 from .filling import PARTS, default_dtype, describe, fill, in_one_line, open_file, part_dtype
 from .recognise import SCHEDULER, recognise
-from .tokenizers import file_tokenizers, find_tokenizer
+from .tokenizers import choose_tokenizer, find_tokenizer, fit_tokenizer
 
 
 def load_file(file, device, dtype, prediction, tokenizer):
@@ -16,7 +16,8 @@ def load_file(file, device, dtype, prediction, tokenizer):
             kind, prefixes, configs, prediction, why = recognise(stored, prediction)
         except Exception as error:
             raise in_one_line(file, error) from error
-        tokenizers = file_tokenizers(find_tokenizer(file, tokenizer), prefixes, configs)
+        words = choose_tokenizer(find_tokenizer(file, tokenizer), {}, configs)
+        fit_tokenizer(words, configs)
         there, modules, sources = set(stored.keys()), {}, {}
         for part, config in configs.items():
             modules[part] = describe(PARTS[part], config, file)
@@ -30,4 +31,4 @@ def load_file(file, device, dtype, prediction, tokenizer):
         parts = {part: fill(module, stored, sources[part], file, device, part_dtype(part, configs[part], dtype))
                  for part, module in modules.items()}
     schedule = Schedule.from_config(dict(SCHEDULER, prediction_type=prediction))
-    return dict(parts, **tokenizers, schedule=schedule, about=f"{kind}, {prediction}: {why}")
+    return dict(parts, tokenizer=words, schedule=schedule, about=f"{kind}, {prediction}: {why}")

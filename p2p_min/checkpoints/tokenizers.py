@@ -3,27 +3,68 @@ import json
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from tokenizers import Tokenizer
 from transformers import CLIPTokenizerFast
-
-from .names import is_openclip
 
 CLIP_TOKENIZERS = (("openai/clip-vit-large-patch14", ""), ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer/"),
                    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer/"))
+ENCODERS = ("text_encoder", "text_encoder_2")
+OPENCLIP_ACTIVATION = "gelu"           # tells its text encoders from CLIP's own, which have "quick_gelu"
 OPENCLIP_PADDING = "!"                 # token 0, where CLIP's own encoder is padded with the end token
 
 
-def load_tokenizer(folder, text_config):
+def load_tokenizer(folder):
+    """The tokenizer in a folder. Its start, its end and the words that were added (textual inversion) are no plain
+    text; all else is, also "!" where the folder pads with it.
+    """
     if not has_tokenizer(folder):
         raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
     try:
-        tokenizer = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+        read = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+        written = json.loads(read.backend_tokenizer.to_str())
+        text = written["model"]["vocab"].keys() - {read.bos_token, read.eos_token}
+        written["added_tokens"] = [token for token in written["added_tokens"] if token["content"] not in text]
+        tokenizer = CLIPTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(json.dumps(written)), bos_token=read.bos_token,
+            eos_token=read.eos_token, model_max_length=read.model_max_length, name_or_path=str(folder))
     except Exception as error:                             # the tokenizers library raises bare Exceptions
         raise ValueError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from None
-    if len(tokenizer) > text_config["vocab_size"]:
-        raise ValueError(f"the tokenizer in {folder} has {len(tokenizer)} tokens, the text encoder "
-                         f"{text_config['vocab_size']}")
-    tokenizer.model_max_length = min(tokenizer.model_max_length, text_config["max_position_embeddings"])
+    tokenizer.pad_token = read.pad_token                   # afterwards: this way it makes no word a special token
     return tokenizer
+
+
+def choose_tokenizer(given, own, configs):
+    """The one tokenizer of a model: it decides the tokens for all text encoders, which differ in their padding only.
+
+    given    its folder, or None: the first encoder's own
+    own      {text encoder: the folder of the tokenizer that came with it}; a single file has none
+    configs  {part: config}; those of the text encoders are told their start, end and padding
+    """
+    came = {name: load_tokenizer(folder) for name, folder in own.items() if given is None or has_tokenizer(folder)}
+    chosen = came["text_encoder"] if given is None else load_tokenizer(Path(given))
+    if given is None and any(spelling(each) != spelling(chosen) for each in came.values()):
+        raise ValueError(f"{own['text_encoder'].parent}: its two tokenizers differ, so one alignment cannot serve both "
+                         "text encoders")
+    paddings = {}
+    for name in (name for name in ENCODERS if name in configs):
+        usual = OPENCLIP_PADDING if configs[name].get("hidden_act") == OPENCLIP_ACTIVATION else chosen.eos_token
+        paddings[name] = name in came and came[name].pad_token or usual
+        if paddings[name] not in chosen.get_vocab():
+            raise ValueError(f"the tokenizer in {chosen.name_or_path} has no {paddings[name]!r}, with which the text "
+                             "encoder is padded")
+        configs[name] |= dict(bos_token_id=chosen.bos_token_id, eos_token_id=chosen.eos_token_id,
+                              pad_token_id=chosen.convert_tokens_to_ids(paddings[name]))
+    chosen.pad_token = paddings["text_encoder"]
+    return chosen
+
+
+def fit_tokenizer(tokenizer, configs):
+    """Gives the tokenizer the encoders' length. Raises ValueError where it has tokens that one of them does not."""
+    for config in (configs[name] for name in ENCODERS if name in configs):
+        if len(tokenizer) > config["vocab_size"]:
+            raise ValueError(f"the tokenizer in {tokenizer.name_or_path} has {len(tokenizer)} tokens, the text encoder "
+                             f"{config['vocab_size']}")
+        tokenizer.model_max_length = min(tokenizer.model_max_length, config["max_position_embeddings"])
 
 
 def has_tokenizer(folder):
@@ -47,19 +88,8 @@ def find_tokenizer(file, given):
                             "name a folder that has them (--tokenizer DIR)")
 
 
-def file_tokenizers(folder, prefixes, configs):
-    """The tokenizer of each text encoder of a single file, whose config is told its special tokens."""
-    found = {}
-    for name in ("text_encoder", "text_encoder_2"):
-        if name in configs:
-            tokenizer = load_tokenizer(folder, configs[name])
-            tokenizer.pad_token = OPENCLIP_PADDING if is_openclip(prefixes[name]) else tokenizer.eos_token
-            configs[name] |= {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-            found[name.replace("text_encoder", "tokenizer")] = tokenizer
-    return found
-
-
 def spelling(tokenizer):
-    """What decides a prompt's tokens, padding apart: the vocabulary, the merges in their order, the length."""
-    bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    return bpe["vocab"], bpe["merges"], tokenizer.model_max_length
+    """What decides a prompt's tokens: the vocabulary, the merges in their order, the words that were added."""
+    written = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = {token["content"]: token["id"] for token in written["added_tokens"]}
+    return written["model"]["vocab"], written["model"]["merges"], added

@@ -84,7 +84,8 @@ function show() {
   const name = (prompt, word) => `“${data.prompts[prompt].words[word]}”`;
   const figures = {
     "M": [M, source === null ? "the source has no such word" : `source, ${name(0, source)}`],
-    "M-star": [star, star ? `target's own, ${name(state.target, target)}` : "the target has no such word"],
+    "M-star": [star, star ? `target's own, ${name(state.target, target)}`
+      : to ? "the target has no such word" : "there is no target"],
     "M-hat": [hat, hat ? `used for ${name(state.target, target)}` : "–"],
   };
   for (const [id, [map, text]] of Object.entries(figures)) {
@@ -124,6 +125,7 @@ function showFate(fates) {
 }
 
 function sentence(source, target, fates) {
+  if (data.prompts.length === 1) return "One prompt alone, which nothing edits: its maps are its own.";
   if (!fates) return "This word has no counterpart in the target: its map is used in the source only.";
   const word = `“${data.prompts[state.target].words[target]}”`;
   const numbers = [...fates].flatMap((fate, i) => fate === "o" ? [] : [1 + data.every * i]);

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..align import find, written_words
+from ..align import find
+from ..align import words as words_of
 from ..editing import decode
 from ..edits import auto
 from ..pictures import png
@@ -76,8 +77,9 @@ def of_prompt(recorder, rows, i, size, kept):
     """What the page knows of prompt i: its text cut at the words, each word's rows, partner in the source, and fate."""
     text, words = recorder.prompts[i], recorder.words(i)
     pieces, at = [], 0
-    for start, end, word in written_words(text):
-        pieces += [[text[at:start], None], [text[start:end], words.index(word) if word in words else None]]
+    for unit in words_of(recorder.tokenizer, text):
+        start, end = unit.place
+        pieces += [[text[at:start], None], [text[start:end], words.index(unit.text)]]
         at = end
     partners = [partner(recorder, i, word) for word in words]
     return dict(

@@ -90,7 +90,8 @@ class Recorder:
     def maps(self, word, prompt=0, *, edited=True, size=None, per_step=False, per_head=False):
         """How much each pixel attends to a word: an array (height, width), the average over layers, heads and steps.
 
-        word      a word or phrase of the prompt: the maps of all its tokens, summed
+        word      a word or phrase of the prompt: the maps of all its tokens, summed; "red#2": of the second "red"
+                  alone; "<start>", "<end>": of the tokens before and after all words
         prompt    0 for the source, 1 for the first target, ...
         edited    of a target: M_hat, which it used; False: M_star, its own, before the edit
         size      (height, width) of the maps; None: `size`

@@ -57,12 +57,13 @@ def encode(model, prompts, height=None, width=None, is_negative=False):
     is_negative    whether these are for the unconditional rows: there, SDXL was trained on zeros in place of ""
     Raises ValueError for a prompt that has more tokens than the encoder reads.
     """
+    def read(encoder):
+        ids = tokens(model.tokenizer, prompts, encoder.config.pad_token_id)
+        return encoder(ids.to(model.device), output_hidden_states=True)
+
     if model.text_encoder_2 is None:
-        ids = tokens(model.tokenizer, prompts).to(model.device)
-        return Context(model.text_encoder(ids).last_hidden_state.to(model.dtype))
-    first, second = (encoder(tokens(tokenizer, prompts).to(model.device), output_hidden_states=True)
-                     for tokenizer, encoder in ((model.tokenizer, model.text_encoder),
-                                                (model.tokenizer_2, model.text_encoder_2)))
+        return Context(read(model.text_encoder).last_hidden_state.to(model.dtype))
+    first, second = read(model.text_encoder), read(model.text_encoder_2)
     states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1).to(model.dtype)
     pooled = second.text_embeds.to(model.dtype)
     if is_negative and model.zeros_for_empty:
@@ -72,9 +73,12 @@ def encode(model, prompts, height=None, width=None, is_negative=False):
     return Context(states, pooled, sizes.expand(len(prompts), -1))
 
 
-def tokens(tokenizer, prompts):
-    """(prompts, tokens), padded to the length that the encoder reads, as in Stable Diffusion."""
+def tokens(tokenizer, prompts, padding):
+    """(prompts, tokens), padded to the length that the encoder reads, as in Stable Diffusion.
+
+    padding  the token of it: one tokenizer serves all encoders, but each was trained with its own padding
+    """
     for prompt in prompts:
         spans(tokenizer, prompt)                           # raises where something would be cut off
-    length = tokenizer.model_max_length
-    return tokenizer(prompts, padding="max_length", max_length=length, return_tensors="pt").input_ids
+    read = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+    return read.input_ids.masked_fill(read.attention_mask == 0, padding)

@@ -13,7 +13,7 @@ from .tokenizers import load_tokenizer
 RENAME = dict(unet=str, vae=names.vae, text_encoder=names.text, text_encoder_2=names.text)
 
 
-def load_folder(folder, device, dtype, prediction, tokenizer):
+def load_folder(folder, device, dtype, prediction, spacing, tokenizer):
     """The parts of a `Model`, by name."""
     check_folder(folder)
     parts = {}
@@ -27,8 +27,7 @@ def load_folder(folder, device, dtype, prediction, tokenizer):
             where = folder / name if tokenizer is None else Path(tokenizer)
             parts[name] = load_tokenizer(where, encoder.config.to_dict())
     schedule = load_schedule(folder / "scheduler" / "scheduler_config.json")
-    if prediction is not None:
-        schedule = schedule._replace(prediction=prediction)
+    schedule = schedule._replace(prediction=prediction or schedule.prediction, spacing=spacing or schedule.spacing)
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     return dict(parts, schedule=schedule, zeros_for_empty=bool(index.get("force_zeros_for_empty_prompt", True)))
 

@@ -81,7 +81,7 @@ def timesteps(schedule, steps):
         times = np.linspace(0, train - 1, steps).round().astype(int)[::-1].tolist()
     if times[0] < 0.8 * train:
         warnings.warn(f"{schedule.spacing} spacing puts the first of {steps} timesteps at {times[0]}, "
-                      f"{train - 1 - times[0]} below the noisiest: pure noise is taken for one half done. "
+                      f"{train - 1 - times[0]} below the noisiest: pure noise is taken for a picture half done. "
                       "Take spacing 'trailing' (--spacing trailing), which few-step models want, or another number of "
                       "steps", stacklevel=2)
     return times

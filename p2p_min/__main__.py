@@ -277,8 +277,7 @@ def main(argv=None):
     """Exit status: 0, or 2 with one line on standard error."""
     argv = sys.argv[1:] if argv is None else argv
     warnings.simplefilter("ignore")                        # the libraries' …
-    warnings.filterwarnings("once", category=UserWarning, module=r"p2p_min\b")             # … but not ours, …
-    warnings.onceregistry.clear()                          # … each once in a run
+    warnings.filterwarnings("default", category=UserWarning, module=r"p2p_min\b")          # … but not ours, each once
     warnings.showwarning = show_warning
     transformers.logging.set_verbosity_error()
     parser = arguments()

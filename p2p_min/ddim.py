@@ -83,7 +83,7 @@ def timesteps(schedule, steps):
         warnings.warn(f"{schedule.spacing} spacing puts the first of {steps} timesteps at {times[0]}, "
                       f"{train - 1 - times[0]} below the noisiest: pure noise is taken for a picture half done. "
                       "Take spacing 'trailing' (--spacing trailing), which few-step models want, or another number of "
-                      "steps", stacklevel=2)
+                      "steps", stacklevel=1)               # one place, so that inversion and edit say it once
     return times
 
 

@@ -42,8 +42,8 @@ def to_rgb(image, ground="white"):
         numbers = np.asarray(image)
         low, high = (round(float(n), 3) for n in (numbers.min(), numbers.max()))
         if not 0 <= low <= high <= 255 or 1 < high < 32:   # of 1 … 32: nearly black, or brighter than white
-            raise ValueError(f"a picture of floating point must hold numbers of 0 … 1 or of 0 … 255, not from {low:g} to "
-                             f"{high:g}")
+            raise ValueError("a picture of floating point must hold numbers of 0 … 1 or of 0 … 255, not from "
+                             f"{low:g} to {high:g}")
         image = Image.fromarray((numbers * (255 if high <= 1 else 1)).clip(0, 255).round().astype(np.uint8))
     if image.mode.startswith("I"):                         # 16 bits of grey, which Pillow would clip to 8
         image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).round().astype(np.uint8))

@@ -9,7 +9,6 @@ from p2p_min.ddim import Schedule, alphas, inverse_step, move, step, timesteps
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
 
 
-@pytest.mark.filterwarnings("ignore:.*spacing puts the first")
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 333, 999, 1000])
 def test_n_steps_are_n_times_that_exist(spacing, steps):

@@ -519,7 +519,6 @@ CONFIGS = [dict(BETAS, set_alpha_to_one=False), dict(BETAS, set_alpha_to_one=Tru
 STEPS = [1, 2, 7, 10, 30, 50]
 
 
-@pytest.mark.filterwarnings("ignore:.*spacing puts the first")
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_timesteps(spacing, offset):

@@ -611,7 +611,7 @@ def test_another_checkpoint_of_the_same_shapes_is_a_warning(folder, recwarn):
     """Told by the weights: the same ones elsewhere, or in another precision, are the same checkpoint."""
     load = functools.partial(p2p.load, folder, "cpu", spacing="trailing")
     inv = invert(load("float16"), steps=1)
-    for dtype in ("float32", "float16", "bfloat16"):
+    for dtype in ("float32", "bfloat16"):
         paint(load(dtype), inv, prompts=[SOURCE])
     assert not recwarn.list
     tuned = load()
@@ -641,21 +641,20 @@ def test_a_vae_that_overflows_is_told_before_the_walk_up(folder, calls, method, 
     assert not calls
 
 
-@pytest.mark.parametrize("method", ["direct", "null-text"])
-def test_a_unet_that_overflows_is_told_after_the_walk_up(folder, calls, method):
+def test_a_unet_that_overflows_is_told_after_the_walk_up(folder, calls):
     """The steps of the walk and no more: null-text has nothing to optimise for."""
     half = p2p.load(folder, "cpu", "float16")
     half = dataclasses.replace(half, unet=spoilt(half.unet, "conv_out.weight", 6e4))
     says = "on the way from the picture up to noise are not finite numbers: torch.float16 is too narrow .* bfloat16"
-    assert_says(ValueError, says, invert, half, method)
-    assert len(calls) == 3
+    assert_says(ValueError, says, invert, half, "null-text", 2)
+    assert len(calls) == 2
 
 
 def test_embeddings_that_are_not_finite_are_told_at_their_step(model, calls, monkeypatch):
     """Gradients that overflow end null-text in its first step."""
     monkeypatch.setattr(inversion, "GRADIENT_SCALE", float("inf"))
-    assert_says(ValueError, "embeddings that null-text finds are not finite numbers", invert, model, "null-text", 5)
-    assert len(calls) == 5 + 1 + inversion.INNER_STEPS
+    assert_says(ValueError, "embeddings that null-text finds are not finite numbers", invert, model, "null-text", 2)
+    assert len(calls) == 2 + 1 + inversion.INNER_STEPS
 
 
 # ---- what goes together --------------------------------------------------------------------------------------------

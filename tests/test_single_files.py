@@ -107,11 +107,12 @@ def turbo(tensors):
 @pytest.mark.parametrize("kind, spacing, found", [
     ("turbo", None, "trailing"), ("turbo", "leading", "leading"), ("sd1", None, "leading"), ("sd2", None, "leading"),
     ("sdxl", None, "leading"), ("sdxl", "trailing", "trailing"), ("sdxl", "linspace", "linspace")])
-def test_few_steps_of_a_file_begin_at_noise_where_it_is_turbo_or_spacing_says_so(tensors, files, words, tmp_path, kind,
-                                                                                 spacing, found):
+def test_few_steps_of_a_file_begin_at_noise_where_it_is_turbo_or_spacing_says_so(
+        tensors, files, loaded, words, tmp_path, kind, spacing, found):
     """SD Turbo's layout is trailing by itself; the tensors of other few-step files look like any, and get a warning."""
     file = write(tmp_path / "turbo", turbo(tensors("sd2"))) if kind == "turbo" else files(kind)
-    model = p2p.load(file, "cpu", spacing=spacing, tokenizer=words)
+    is_loaded = kind != "turbo" and spacing is None
+    model = loaded(kind) if is_loaded else p2p.load(file, "cpu", spacing=spacing, tokenizer=words)
     assert model.schedule.spacing == found and f"; {found} timesteps, see --spacing" in model.about
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if found == "leading" else "error")
@@ -120,9 +121,9 @@ def test_few_steps_of_a_file_begin_at_noise_where_it_is_turbo_or_spacing_says_so
     assert first == ({2: 501, 4: 751} if found == "leading" else {2: 999, 4: 999})
 
 
-def test_a_folders_spacing_may_be_overruled(folder):
+def test_a_folders_spacing_may_be_overruled(folder, model):
     """Some distilled folders say leading; and what there is not is named."""
-    assert p2p.load(folder, "cpu").schedule.spacing == "leading"
+    assert model.schedule.spacing == "leading"
     model = p2p.load(folder, "cpu", spacing="trailing")
     assert (model.schedule.spacing, model.schedule.prediction) == ("trailing", "epsilon")
     refused(folder, "leading, trailing or linspace", "'Trailing'", spacing="Trailing")

@@ -13,6 +13,7 @@ from PIL import Image, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 import p2p_min as p2p
+from p2p_min.ddim import SPACINGS
 from p2p_min.inversion import METHODS
 from p2p_min.pictures import fit, png, read, sheet, write
 
@@ -60,6 +61,8 @@ def arguments():
         help="a folder in the diffusers layout, a single .safetensors file, or a model on the hub: "
              "owner/name[@revision] (%(default)s)")
     add("--prediction", choices=("epsilon", "v_prediction"), help="what the UNet predicts (as the folder or file says)")
+    add("--spacing", choices=SPACINGS,
+        help="how the timesteps lie; few-step models (turbo, lightning) want trailing (as the folder or file says)")
     add("--tokenizer", metavar="DIR", help="the tokenizer (the folder's; beside a single file, or in the hub's cache)")
     add("--out", default="p2p.png", metavar="FILE", type=Path, help="the side-by-side picture, a PNG (%(default)s)")
     add("--singles", action="store_true", help="each picture on its own too, as FILE-0.png (source), FILE-1.png, …")
@@ -236,7 +239,8 @@ def run(args, command):
     cross, own = cross_steps(args.cross_steps), steps_argument(args.self_steps)
     blend_words, subtract = (per_prompt(getattr(args, name), prompts, f"--{name}") for name in ("blend", "subtract"))
 
-    model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, tokenizer=args.tokenizer)
+    model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, spacing=args.spacing,
+                     tokenizer=args.tokenizer)
     edit = p2p.auto(model.tokenizer, prompts, cross) if targets else None
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)
@@ -290,7 +294,7 @@ def main(argv=None):
     """Exit status: 0, or 2 with one line on standard error."""
     argv = sys.argv[1:] if argv is None else argv
     warnings.simplefilter("ignore")                        # the libraries' …
-    warnings.filterwarnings("always", category=UserWarning, module=r"p2p_min\b")           # … but not ours
+    warnings.filterwarnings("default", category=UserWarning, module=r"p2p_min\b")          # … but not ours, each once
     warnings.showwarning = show_warning
     transformers.logging.set_verbosity_error()
     parser = arguments()

@@ -11,6 +11,7 @@ import torch
 
 from .networks.config import is_number, is_whole, read_config
 
+SPACINGS = ("leading", "trailing", "linspace")
 USED = dict(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
             set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", timestep_spacing="leading")
 # A scheduler folder may name any scheduler (PNDM, Euler): what only concerns how those step has no bearing on DDIM.
@@ -23,19 +24,22 @@ class Schedule(NamedTuple):
     alphas_cumprod: torch.Tensor       # (1000,) fp32, falling
     final_alpha: float                 # stands for alphas_cumprod below timestep 0
     offset: int                        # added to every timestep ("leading" spacing)
-    spacing: str                       # "leading", "trailing" or "linspace"
+    spacing: str                       # one of SPACINGS
     prediction: str                    # what the UNet predicts: "epsilon" or "v_prediction"
 
     @classmethod
     def from_config(cls, config):
         """From the dict of a `scheduler_config.json`; an absent key has diffusers' default.
 
-        Raises ValueError for a value that is not implemented, naming it.
+        Raises ValueError for a value that is not implemented, naming it, and for a scheduler that has no betas at all.
         """
+        if config.get("beta_schedule") is None and config.get("trained_betas") is None:
+            raise ValueError(f"scheduler: {config.get('_class_name', 'its config')} has neither beta_schedule nor "
+                             "trained_betas, so its model is none for DDIM, which p2p_min runs (flow matching, EDM)")
         known = {k: v for k, v in config.items() if k in USED or k in CHANGES_MATHS}
         c = read_config(known, "scheduler", USED, CHANGES_MATHS)
         choices = dict(prediction_type=("epsilon", "v_prediction"), beta_schedule=("linear", "scaled_linear"),
-                       timestep_spacing=("leading", "trailing", "linspace"))
+                       timestep_spacing=SPACINGS)
         for key, allowed in choices.items():
             if c[key] not in allowed:
                 raise ValueError(f"scheduler: its config has {key} = {c[key]!r}; p2p_min implements "
@@ -62,21 +66,25 @@ class Schedule(NamedTuple):
 def timesteps(schedule, steps):
     """The `steps` timesteps that the network is asked at, falling: a list of ints in 0 … 999.
 
-    Raises ValueError where the schedule has no such number of steps.
+    Raises ValueError where the schedule has no such number of steps; warns where they begin far from noise.
     """
     train = len(schedule.alphas_cumprod)
     if not is_whole(steps) or not 1 <= steps <= train:
         raise ValueError(f"steps must be a whole number from 1 to {train}, not {steps!r}")
     if schedule.spacing == "leading":
         ratio = train // steps
-        if steps * ratio < 0.8 * train:
-            warnings.warn(f"{steps} steps do not divide the schedule of {train}: its first {train - steps * ratio} "
-                          "timesteps, those near noise, are left out, and the picture suffers", stacklevel=2)
         offset = min(schedule.offset, train - 1 - (steps - 1) * ratio)      # never a time that does not exist
-        return [i * ratio + offset for i in reversed(range(steps))]
-    if schedule.spacing == "trailing":                     # numpy rounds halves as diffusers does
-        return (np.arange(train, 0, -train / steps)[:steps].round().astype(int) - 1).tolist()
-    return np.linspace(0, train - 1, steps).round().astype(int)[::-1].tolist()
+        times = [i * ratio + offset for i in reversed(range(steps))]
+    elif schedule.spacing == "trailing":                   # numpy rounds halves as diffusers does
+        times = (np.arange(train, 0, -train / steps)[:steps].round().astype(int) - 1).tolist()
+    else:
+        times = np.linspace(0, train - 1, steps).round().astype(int)[::-1].tolist()
+    if times[0] < 0.8 * train:
+        warnings.warn(f"{schedule.spacing} spacing puts the first of {steps} timesteps at {times[0]}, "
+                      f"{train - 1 - times[0]} below the noisiest: pure noise is taken for a picture half done. "
+                      "Take spacing 'trailing' (--spacing trailing), which few-step models want, or another number of "
+                      "steps", stacklevel=1)               # one place, so that inversion and edit say it once
+    return times
 
 
 def alphas(schedule, times, i):

@@ -5,7 +5,7 @@ import torch
 from tqdm import tqdm
 
 from .ddim import predict, step, timesteps
-from .inversion import Inversion
+from .inversion import Inversion, check_facts, facts
 from .networks.config import is_number, is_whole
 from .networks.text import encode
 from .pictures import LARGEST, png, sheet, to_image
@@ -62,9 +62,11 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     """
     check_arguments(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, watch=watch)
     times = timesteps(model.schedule, steps)
+    own = facts(model, times)
     if inversion is not None:
         inversion = getattr(inversion, "inversion", inversion)
         check_inversion(inversion, prompts[0], steps, guidance, negative, latents)
+        check_facts(inversion, own)
         latents = inversion.latents[0]            # (1, 4, height/f, width/f)
     z = noise(model, len(prompts), seed, height, width, latents)
     size = [model.vae.factor * n for n in z.shape[-2:]]
@@ -93,8 +95,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         if blend is not None:
             z = torch.cat([z[:1], blend(z[:1], z[1:], t)])
         trajectory.append(z[:1])
-    return Result(decode(model, z), z, Inversion(torch.stack(trajectory).cpu(), prompts[0], "direct", guidance),
-                  list(prompts))
+    kept = Inversion(torch.stack(trajectory).cpu(), prompts[0], "direct", guidance, facts=own)
+    return Result(decode(model, z), z, kept, list(prompts))
 
 
 def denoise(model, z, timestep, context, guided, unconditional, *edits):

@@ -9,6 +9,7 @@ about the way down, where guidance and rounding lead away from it:
     direct           the source is put back on it after each step (Ju et al. 2023)
 """
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from tqdm import tqdm
 
-from .ddim import inverse_step, step, timesteps
+from .ddim import alphas, inverse_step, step, timesteps
 from .networks.config import is_number
 from .networks.text import Context, encode
 from .pictures import fit, read, to_tensor, write
@@ -41,6 +42,7 @@ class Inversion:
     unconditional  (steps, 1, tokens, width), fp32, on the CPU: what the unconditional rows see in each step; None: the
                    negative prompt of the run
     pooled         (1, width), SDXL's pooled text that goes with it
+    facts          the `facts` of the model that made it; None: not known, as in files of earlier versions
     """
     latents: torch.Tensor
     prompt: str
@@ -48,6 +50,7 @@ class Inversion:
     guidance: float
     unconditional: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
+    facts: dict | None = None
 
     @property
     def steps(self):
@@ -61,7 +64,7 @@ class Inversion:
     def save(self, path):
         """As one safetensors file. Raises ValueError where it cannot be written."""
         tensors = dict(latents=self.latents, unconditional=self.unconditional, pooled=self.pooled)
-        settings = dict(prompt=self.prompt, method=self.method, guidance=self.guidance)
+        settings = dict(prompt=self.prompt, method=self.method, guidance=self.guidance, facts=self.facts)
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
         write(Path(path), to_bytes(tensors, metadata={"p2p_min inversion": json.dumps(settings)}))
 
@@ -105,12 +108,15 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
         raise ValueError("this model names no size of its own; give size in pixels")
     pixels = to_tensor(fit(picture, min(model.size) if size is None else size, model.vae.factor))
     context = encode(model, [prompt], *pixels.shape[-2:])
-    z = model.vae.encode(pixels.to(model.device, next(model.vae.parameters()).dtype)).float()
+    dtype = next(model.vae.parameters()).dtype
+    z = model.vae.encode(pixels.to(model.device, dtype)).float()
+    check_finite("the latents that the VAE makes of the picture", z, dtype)
     latents = [z]
     for i in tqdm(reversed(range(steps)), desc="inverting", total=steps, disable=not progress):
         z = inverse_step(model.schedule, z, model.unet(z.to(model.dtype), times[i], context).float(), times, i)
         latents.insert(0, z)
     latents = torch.stack(latents)
+    check_finite("the latents on the way from the picture up to noise", latents, model.dtype)
     found = Context(None)
     if method == "negative-prompt":
         found = context._replace(states=context.states.float().expand(steps, 1, -1, -1))
@@ -118,7 +124,45 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
         empty = encode(model, [""], *pixels.shape[-2:], is_negative=True)
         found = empty._replace(states=null_text(model, latents, context, empty, times, guidance, progress))
     states, pooled = (None if part is None else part.float().cpu() for part in found[:2])
-    return Inversion(latents.cpu(), prompt, method, guidance, states, pooled)
+    return Inversion(latents.cpu(), prompt, method, guidance, states, pooled, facts(model, times))
+
+
+def check_finite(what, numbers, dtype):
+    """Raises ValueError where numbers are not finite, which in the end would be a black picture."""
+    if not numbers.isfinite().all():
+        raise ValueError(f"{what} are not finite numbers: {dtype} is too narrow for this model (try bfloat16 or "
+                         "float32), or its weights are not finite")
+
+
+def facts(model, times):
+    """What an inversion depends on of its model, by name: numbers, or lists of them, that JSON can keep."""
+    levels = [alpha for i in range(len(times)) for alpha in alphas(model.schedule, times, i)]
+    weights = torch.cat([parameter.flatten()[:1] for parameter in model.unet.parameters()])    # one of each
+    c = model.unet.config
+    return {"text width": c["cross_attention_dim"], "number of tokens": model.tokenizer.model_max_length,
+            "number of latent channels": c["in_channels"], "VAE factor": model.vae.factor,
+            "scale of latents": model.vae.config["scaling_factor"], "noise schedule": levels,
+            "weights": weights.float().tolist()}
+
+
+def check_facts(inversion, ours):
+    """Raises ValueError where an inversion does not fit a model of the facts `ours`; warns of another checkpoint."""
+    theirs = dict(inversion.facts or {})
+    if inversion.unconditional is not None:
+        theirs |= zip(("number of tokens", "text width"), inversion.unconditional.shape[-2:])
+
+    def differ(name, tolerance):
+        a, b = (torch.tensor(numbers[name], dtype=torch.float64) for numbers in (ours, theirs))
+        return a.shape != b.shape or not torch.allclose(a, b, tolerance, 1e-6, equal_nan=True)
+
+    other = [name if isinstance(ours[name], list) else f"{name} ({theirs[name]}, not {ours[name]})"
+             for name in ours.keys() & theirs.keys() - {"weights"} if differ(name, 1e-4)]
+    if other:
+        raise ValueError(f"the inversion was made for another {' and another '.join(sorted(other))}; invert the "
+                         "picture again with this model")
+    if "weights" in theirs and differ("weights", 2 ** -8):                     # bfloat16 rounds as far as that
+        warnings.warn("the inversion was made by another checkpoint, so the edits keep less of the picture; "
+                      "better invert it again with this model", stacklevel=2)
 
 
 def null_text(model, latents, context, empty, times, guidance, progress=False):
@@ -146,6 +190,7 @@ def null_text(model, latents, context, empty, times, guidance, progress=False):
             if loss < ENOUGH + MORE_ENOUGH * i / steps:
                 break
         embedding = embedding.detach()
+        check_finite("the embeddings that null-text finds", embedding, model.dtype)
         found.append(embedding)
         z = guided(embedding)
     return torch.stack(found)

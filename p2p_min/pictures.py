@@ -1,6 +1,7 @@
 """Pictures: from files, as tensors, side by side over their captions; and files written whole or not at all."""
 import io
 import os
+import re
 
 import numpy as np
 import torch
@@ -17,18 +18,33 @@ def read(path, ground="white"):
 
     Raises FileNotFoundError or ValueError, in one line, for what Pillow cannot read.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"a picture must be a PIL picture, or the path of a file, not {type(path).__name__}")
+    if re.match(r"\w\w+:/", str(path)) and not os.path.exists(path):
+        address = re.sub(":/+", "://", str(path), count=1)             # of which a Path keeps one stroke only
+        raise FileNotFoundError(f"{address} is an address, not a file; download the picture, and give its path")
     try:
         image = ImageOps.exif_transpose(Image.open(path))
         image.load()
+        return to_rgb(image, ground)
     except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(f"there is no picture at {path}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from None
-    return to_rgb(image, ground)
 
 
 def to_rgb(image, ground="white"):
-    """Any PIL picture as RGB, laid on `ground` where it is transparent."""
+    """Any PIL picture as RGB, laid on `ground` where it is transparent. Raises ValueError for what is none."""
+    if not isinstance(image, Image.Image):
+        raise ValueError("a picture or mask must be a PIL picture (PIL.Image.open, PIL.Image.fromarray), not "
+                         f"{type(image).__name__}")
+    if image.mode == "F":                                  # numbers, of which the file does not say what white is
+        numbers = np.asarray(image)
+        low, high = (round(float(n), 3) for n in (numbers.min(), numbers.max()))
+        if not 0 <= low <= high <= 255 or 1 < high < 32:   # of 1 … 32: nearly black, or brighter than white
+            raise ValueError("a picture of floating point must hold numbers of 0 … 1 or of 0 … 255, not from "
+                             f"{low:g} to {high:g}")
+        image = Image.fromarray((numbers * (255 if high <= 1 else 1)).clip(0, 255).round().astype(np.uint8))
     if image.mode.startswith("I"):                         # 16 bits of grey, which Pillow would clip to 8
         image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:

@@ -130,7 +130,8 @@ def test_a_setting_that_is_not_implemented_is_named(copy, part, key, value):
     ("text_encoder", dict(num_attention_heads=5), "text_encoder"),
     ("text_encoder", dict(vocab_size=10), "text_encoder"),
     ("scheduler", dict(num_train_timesteps="many"), "num_train_timesteps"),
-    ("scheduler", dict(beta_start="low"), "beta_start")])
+    ("scheduler", dict(beta_start="low"), "beta_start"),
+    ("scheduler", dict(beta_schedule=None, _class_name="EDMEulerScheduler"), "EDMEulerScheduler has neither")])
 def test_a_config_that_makes_no_network_is_an_error(copy, part, values, says):
     """Wrong block names, counts, widths or types: one line, no traceback of the library beneath."""
     configure(copy / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **values)

@@ -1,4 +1,5 @@
 """The command line, in process: what it writes, and one line for what it cannot do."""
+import dataclasses
 import json
 import shlex
 import warnings
@@ -14,6 +15,12 @@ SOURCE, TARGET = "a big car next to a river", "a big bicycle next to a river"
 
 
 @pytest.fixture
+def model(model):
+    """As `run` loads it: few steps that begin at noise."""
+    return dataclasses.replace(model, schedule=model.schedule._replace(spacing="trailing"))
+
+
+@pytest.fixture
 def run(folder, tmp_path, monkeypatch, capsys):
     """run(*arguments) in an empty folder, with the small random model: (exit status, output, errors)."""
     monkeypatch.chdir(tmp_path)
@@ -21,6 +28,7 @@ def run(folder, tmp_path, monkeypatch, capsys):
     def run(*arguments, steps=3):
         own = [] if "--model" in arguments else ["--model", str(folder)]
         own += ["--steps", str(steps)] if steps else []
+        own += [] if "--spacing" in arguments else ["--spacing", "trailing"]
         own += [] if "--device" in arguments else ["--device", "cpu"]
         with warnings.catch_warnings():
             try:
@@ -238,7 +246,7 @@ def test_help_names_every_option_and_shows_examples(run):
     assert status == 0 and not err
     for text in ("--model", "--out", "--seed", "--steps", "--guidance", "--negative", "--cross-steps", "--self-steps",
                  "--reweight", "--blend", "--subtract", "--image", "--size", "--invert",
-                 "--mask", "--maps", "--page", "--device", "--dtype", "examples"):
+                 "--mask", "--maps", "--page", "--device", "--dtype", "--spacing", "examples"):
         assert text in out
 
 
@@ -297,6 +305,8 @@ BAD = {
     "model that is an empty folder": (["--model", "."], "unet"),
     "image that is not there": (["--image", "nowhere.png"], "nowhere.png"),
     "image that is no picture": (["--image", __file__], "picture"),
+    "image that is an address": (["--image", "https://example.org/a.png"], "https://example.org/a.png is an address"),
+    "spacing that nobody knows": (["--spacing", "late"], "--spacing"),
     "image with a seed": (["--image", "../photo.png", "--seed", "3"], "--seed"),
     "image with a height": (["--image", "../photo.png", "--height", "32"], "--size"),
     "image with a size that is no number": (["--image", "../photo.png", "--size", "big"], "--size"),
@@ -374,3 +384,10 @@ def test_warnings_of_libraries_are_silent_and_ours_are_one_line(run, monkeypatch
     monkeypatch.setattr(p2p, "load", load)
     status, out, err = run(SOURCE, TARGET)
     assert status == 0 and "not ours" not in err and "p2p-min: warning: ours\n" in err
+
+
+def test_few_steps_far_from_noise_are_one_warning_in_each_run(run, photo):
+    """The inversion and the edit have the same timesteps, which are told once; and again in the next run."""
+    for _ in range(2):
+        status, out, err = run(SOURCE, TARGET, "--image", "../photo.png", "--spacing", "leading", steps=1)
+        assert status == 0 and err.count("\n") == 1 and err.startswith("p2p-min: warning: leading spacing puts"), err

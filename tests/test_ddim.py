@@ -1,4 +1,6 @@
 """The schedule and the two steps along it."""
+import warnings
+
 import pytest
 import torch
 
@@ -7,7 +9,6 @@ from p2p_min.ddim import Schedule, alphas, inverse_step, move, step, timesteps
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
 
 
-@pytest.mark.filterwarnings("ignore:.*do not divide the schedule")
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 333, 999, 1000])
 def test_n_steps_are_n_times_that_exist(spacing, steps):
@@ -58,10 +59,39 @@ def test_inversion_comes_back_with_eps_and_with_v(prediction, variance):
     assert (z - start).norm() / start.norm() < 0.03
 
 
-def test_a_schedule_that_would_leave_out_the_noise_says_so():
-    """600 leading steps of 1 start at time 600, far from noise: diffusers does that without a word."""
-    with pytest.warns(UserWarning, match="first 400 timesteps"):
-        assert timesteps(Schedule.from_config(SD), 600)[0] == 600
+@pytest.mark.parametrize("spacing, steps, first", [
+    ("leading", 1, 1), ("leading", 2, 501), ("leading", 4, 751), ("leading", 600, 600), ("linspace", 1, 0)])
+def test_a_schedule_that_begins_far_from_noise_says_so(spacing, steps, first):
+    """Few steps, or a number that does not divide 1000: how far, and what to do. diffusers does that without a word."""
+    far = f"first of {steps} timesteps at {first}, {999 - first} below the noisiest: .*--spacing trailing"
+    with pytest.warns(UserWarning, match=far):
+        assert timesteps(Schedule.from_config(dict(SD, timestep_spacing=spacing)), steps)[0] == first
+
+
+@pytest.mark.parametrize("spacing, steps", [
+    ("leading", 5), ("leading", 50), ("leading", 1000), ("trailing", 1), ("trailing", 4), ("trailing", 600),
+    ("linspace", 2), ("linspace", 50)])
+def test_a_schedule_that_begins_at_noise_says_nothing(spacing, steps):
+    """Within a fifth of the schedule."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert timesteps(Schedule.from_config(dict(SD, timestep_spacing=spacing)), steps)[0] >= 800
+
+
+@pytest.mark.parametrize("name, config", [
+    ("FlowMatchEulerDiscreteScheduler", dict(shift=3.0)), ("EDMEulerScheduler", dict(sigma_data=0.5)),
+    ("EDMDPMSolverMultistepScheduler", dict(beta_schedule=None, trained_betas=None, prediction_type="epsilon"))])
+def test_a_scheduler_without_betas_is_refused_by_its_class(name, config):
+    """Flow matching and EDM: no betas are invented for them."""
+    with pytest.raises(ValueError, match=f"{name} has neither beta_schedule nor trained_betas"):
+        Schedule.from_config(dict(config, _class_name=name, num_train_timesteps=1000))
+
+
+def test_betas_of_their_own_need_no_name():
+    """A config with trained_betas and no beta_schedule."""
+    betas = torch.linspace(0.001, 0.01, 10)
+    schedule = Schedule.from_config(dict(trained_betas=betas.tolist(), num_train_timesteps=10))
+    assert torch.equal(schedule.alphas_cumprod, (1 - betas).cumprod(0))
 
 
 @pytest.mark.parametrize("config, named", [

@@ -1,6 +1,8 @@
 """Inversion on a small random model: four ways from a picture to noise, and edits that begin from it."""
+import copy
 import dataclasses
 import functools
+import json
 import re
 from pathlib import Path
 
@@ -433,6 +435,7 @@ def test_save_and_load_give_it_back_to_the_last_bit(model, tmp_path, method):
     assert list(tmp_path.iterdir()) == [path]
     again = p2p.Inversion.load(str(path))
     assert (again.prompt, again.method, again.guidance) == (inv.prompt, inv.method, inv.guidance)
+    assert again.facts == made.facts and made.facts
     assert torch.equal(again.latents, inv.latents) and again.latents.dtype == torch.float32
     assert (again.unconditional is None) == (inv.unconditional is None)
     assert inv.unconditional is None or torch.equal(again.unconditional, inv.unconditional)
@@ -455,6 +458,16 @@ def test_nothing_half_written_is_left(model, tmp_path, monkeypatch, stop):
             with pytest.raises(ValueError if isinstance(stop, OSError) else type(stop), match="no space left|^$"):
                 other.save(target)
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+
+
+def test_a_file_of_an_earlier_version_loads(model, tmp_path):
+    """It does not say which model made it; all else is as it was."""
+    inv = dataclasses.replace(invert(model, "negative-prompt", 1), facts=None)
+    settings = dict(prompt=inv.prompt, method=inv.method, guidance=inv.guidance)
+    save_file(dict(latents=inv.latents, unconditional=inv.unconditional), tmp_path / "old",
+              {"p2p_min inversion": json.dumps(settings)})
+    again = p2p.Inversion.load(tmp_path / "old")
+    assert again.facts is None and torch.equal(paint(model, again).latents, paint(model, inv).latents)
 
 
 SETTINGS = '{"prompt": "a car", "method": "direct", "guidance": 7.5}'
@@ -550,6 +563,101 @@ def test_arguments_that_do_not_go_with_the_inversion_are_named(model, calls, met
                 **{**dict(prompts=PROMPTS, steps=2, guidance=7.5, inversion=inv), **arguments})
     assert not calls
 
+
+# ---- another model -------------------------------------------------------------------------------------------------
+
+def with_vae(model, **config):
+    return dataclasses.replace(model, vae=VAE({**model.vae.config, **config}))
+
+
+def with_schedule(model, **changes):
+    return dataclasses.replace(model, schedule=model.schedule._replace(**changes))
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda m: with_vae(m, block_out_channels=[16, 16], down_block_types=["DownEncoderBlock2D"] * 2,
+                        up_block_types=["UpDecoderBlock2D"] * 2), "VAE factor (4, not 2)"),
+    (lambda m: with_vae(m, scaling_factor=0.13025), "scale of latents (0.18215, not 0.13025)"),
+    (lambda m: dataclasses.replace(m, unet=UNet(dict(ONE_BLOCK, in_channels=16, out_channels=16))),
+     "number of latent channels (4, not 16)"),
+    (lambda m: with_schedule(m, alphas_cumprod=(1 - torch.linspace(0.0001, 0.02, 1000)).cumprod(0)), "noise schedule"),
+    (lambda m: with_schedule(m, spacing="trailing"), "noise schedule"),
+    (lambda m: with_schedule(m, offset=0), "noise schedule"),
+    (lambda m: with_schedule(m, final_alpha=1.0), "noise schedule")], ids=range(7))
+def test_an_inversion_is_not_run_by_a_model_that_it_does_not_fit(model, tmp_path, calls, change, says):
+    """Neither one from a picture, nor a saved one, nor a result: no picture of another size or of other noise."""
+    inv, result = invert(model, steps=1), p2p.prompt_to_prompt(model, [SOURCE], steps=1)
+    inv.save(tmp_path / "inv")
+    calls.clear()
+    for each in (inv, p2p.Inversion.load(tmp_path / "inv"), result):
+        assert_says(ValueError, re.escape(f"the inversion was made for another {says}; invert the picture again"),
+                    paint, change(model), each)
+    assert not calls
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_inversion_is_not_run_by_a_model_of_other_text(model, xl, calls, method):
+    """Its embeddings would not fit; and where it has none, maps and guidance would be another model's."""
+    inv = invert(xl, method, 1)
+    calls.clear()
+    says = r"another scale of latents \(0.13025, not 0.18215\) and another text width \(80, not 32\); invert"
+    assert_says(ValueError, says, paint, model, inv)
+    if inv.unconditional is not None:                      # which alone says it, in a file of an earlier version
+        assert_says(ValueError, "text width", paint, model, dataclasses.replace(inv, facts=None))
+    assert not calls
+
+
+def test_another_checkpoint_of_the_same_shapes_is_a_warning(folder, recwarn):
+    """Told by the weights: the same ones elsewhere, or in another precision, are the same checkpoint."""
+    load = functools.partial(p2p.load, folder, "cpu", spacing="trailing")
+    inv = invert(load("float16"), steps=1)
+    for dtype in ("float32", "bfloat16"):
+        paint(load(dtype), inv, prompts=[SOURCE])
+    assert not recwarn.list
+    tuned = load()
+    tuned.unet.conv_out.weight.data = tuned.unet.conv_out.weight * 1.01
+    with pytest.warns(UserWarning, match="made by another checkpoint, .* invert it again"):
+        again = paint(tuned, inv, prompts=[SOURCE])
+    assert torch.equal(again.latents, inv.latents[-1])
+
+
+# ---- numbers that are not finite -----------------------------------------------------------------------------------
+
+def spoilt(network, name, value):
+    """A copy of a network, one of its parameters being `value` all over."""
+    network = copy.deepcopy(network)
+    network.get_parameter(name).data.fill_(value)
+    return network
+
+
+@pytest.mark.parametrize("method, dtype, value", [
+    ("direct", "float16", 6e4), ("null-text", "float16", 6e4), ("direct", "float32", float("nan"))])
+def test_a_vae_that_overflows_is_told_before_the_walk_up(folder, calls, method, dtype, value):
+    """As SDXL's does in fp16; what is wrong is named, and neither the walk nor null-text begins."""
+    half = p2p.load(folder, "cpu", dtype)
+    half = dataclasses.replace(half, vae=spoilt(half.vae, "encoder.conv_in.weight", value))
+    says = f"latents that the VAE makes of the picture are not finite numbers: torch.{dtype} is too narrow .* bfloat16"
+    assert_says(ValueError, says, invert, half, method)
+    assert not calls
+
+
+def test_a_unet_that_overflows_is_told_after_the_walk_up(folder, calls):
+    """The steps of the walk and no more: null-text has nothing to optimise for."""
+    half = p2p.load(folder, "cpu", "float16")
+    half = dataclasses.replace(half, unet=spoilt(half.unet, "conv_out.weight", 6e4))
+    says = "on the way from the picture up to noise are not finite numbers: torch.float16 is too narrow .* bfloat16"
+    assert_says(ValueError, says, invert, half, "null-text", 2)
+    assert len(calls) == 2
+
+
+def test_embeddings_that_are_not_finite_are_told_at_their_step(model, calls, monkeypatch):
+    """Gradients that overflow end null-text in its first step."""
+    monkeypatch.setattr(inversion, "GRADIENT_SCALE", float("inf"))
+    assert_says(ValueError, "embeddings that null-text finds are not finite numbers", invert, model, "null-text", 2)
+    assert len(calls) == 2 + 1 + inversion.INNER_STEPS
+
+
+# ---- what goes together --------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("method, arguments", [
     ("ddim", dict(guidance=3, negative="snow")), ("direct", dict(guidance=3, negative="snow")),

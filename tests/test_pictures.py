@@ -1,11 +1,13 @@
 """Pictures from files: the right way up, the right colours, the right size; and one line for what is none."""
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import p2p_min as p2p
 from p2p_min.pictures import fit, read, to_image, to_rgb, to_tensor
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
@@ -94,6 +96,23 @@ def test_every_mode_is_read_in_its_colours(tmp_path, mode, suffix, color, expect
     """Grey, black and white, grey with alpha, the four inks of a printer."""
     image = saved(tmp_path, Image.new(mode, (8, 8), color), suffix)
     assert image.mode == "RGB" and image.getpixel((4, 4)) == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize("values, levels", [
+    ([0, 0.25, 0.5, 1], [0, 64, 128, 255]), ([0.2, 0.2, 0.2, 0.4], [51, 51, 51, 102]), ([0, 0, 0, 0], [0, 0, 0, 0]),
+    ([-1e-4, 0, 1, 1.0001], [0, 0, 255, 255]), ([0, 1, 99.6, 255], [0, 1, 100, 255])])
+def test_floating_point_of_0_to_1_and_of_0_to_255_is_scaled(tmp_path, values, levels):
+    """Pillow alone makes all of 0 … 1 black. A mask is read alike."""
+    image = Image.fromarray(np.array([values], np.float32))
+    for found in (saved(tmp_path, image, "tif"), to_rgb(image, "black")):
+        assert np.asarray(found).tolist() == [[[level] * 3 for level in levels]]
+
+
+@pytest.mark.parametrize("values", [[0, 3.5], [-1, 1], [0, 300], [0, float("nan"), 1], [0, float("inf")]], ids=str)
+def test_floating_point_of_other_ranges_is_refused(tmp_path, values):
+    """What is white in it is not known: neither guessed nor black."""
+    Image.fromarray(np.array([values], np.float32)).save(tmp_path / "it.tif")
+    assert_says(ValueError, "must hold numbers of 0 … 1 or of 0 … 255, not from", tmp_path / "it.tif")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -220,6 +239,28 @@ def assert_says(kind, says, path):
 def test_a_missing_file_and_a_folder_say_so(tmp_path):
     for path in (tmp_path / "nowhere.png", tmp_path, str(tmp_path / "no" / "where.png")):
         assert_says(FileNotFoundError, "there is no picture at", path)
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a.png", "http://x/" + 300 * "a", "s3://bucket/a.png"])
+def test_an_address_is_no_file_and_says_so(address):
+    """As it was written, though a Path keeps one stroke of two."""
+    for path in (address, Path(address)):
+        with pytest.raises(FileNotFoundError, match=f"^{address} is an address, not a file; download"):
+            read(path)
+
+
+@pytest.mark.parametrize("image", [np.zeros((8, 8, 3), np.uint8), torch.zeros(3, 8, 8), [[0, 0], [0, 0]], 5, None],
+                         ids=lambda x: type(x).__name__)
+def test_what_is_neither_a_picture_nor_a_path_says_what_is_taken(model, image):
+    """An array or a list as a picture to invert, or as a mask; and a path as a mask."""
+    kind = type(image).__name__
+    with pytest.raises(ValueError, match=f"a PIL picture, or the path of a file, not {kind}"):
+        p2p.invert(model, image, "a car", steps=5)
+    for mask in (image, "mask.png"):
+        if mask is not None:                               # None is no mask
+            says = rf"mask must be a PIL picture \(.*fromarray\), not {type(mask).__name__}$"
+            with pytest.raises(ValueError, match=says):
+                p2p.LocalBlend(model.tokenizer, ["a car", "a dog"], None, mask=mask)
 
 
 @pytest.mark.parametrize("content", [b"", b"a car", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a",

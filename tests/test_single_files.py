@@ -1,5 +1,6 @@
 """Single files in the original layouts: what they are is said in one line; all of them is used or refused."""
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import originals
 import p2p_min as p2p
 from originals import UNET, fill, write
 from p2p_min.__main__ import main
+from p2p_min.ddim import timesteps
 from test_checkpoint import refused
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -80,11 +82,51 @@ def test_what_a_file_is_taken_for_is_said_in_one_line(loaded, kind, about):
 
 
 def test_the_command_line_says_what_a_file_is(files, words, tmp_path, capsys):
-    """On standard output, with the path; --prediction and --tokenizer reach the loader."""
+    """On standard output, with the path and what else no file says; --prediction, --spacing and --tokenizer reach the
+    loader."""
     assert main(["a red car", "a blue car", "--model", str(files("sd1")), "--tokenizer", str(words), "--steps", "1",
-                 "--height", "16", "--width", "16", "--prediction", "v_prediction", "--device", "cpu",
-                 "--out", str(tmp_path / "out.png")]) == 0
-    assert f"{files('sd1')} (SD 1.x, v_prediction: as given) on cpu, float32\n" in capsys.readouterr().out
+                 "--height", "16", "--width", "16", "--prediction", "v_prediction", "--spacing", "trailing",
+                 "--device", "cpu", "--out", str(tmp_path / "out.png")]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith(f"{files('sd1')} (SD 1.x, v_prediction: as given; 128 × 128 pixels, see --height and "
+                               "--width; trailing timesteps, see --spacing) on cpu, float32\n") and not told.err
+
+
+def test_the_size_that_a_file_is_taken_for_is_said(loaded):
+    """XL's turbo files look like the others, of twice their size: the first line says which, and how it is changed."""
+    height, width = loaded("sdxl").size
+    assert (height, width) == (256, 256)                   # 128 latents; the VAE of these files has a factor of 2
+    assert f"; {height} × {width} pixels, see --height and --width; " in loaded("sdxl").about
+
+
+def turbo(tensors):
+    """SD Turbo: a 2.x in SDXL's layout."""
+    return {name.replace("cond_stage_model.", "conditioner.embedders.0."): tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("kind, spacing, found", [
+    ("turbo", None, "trailing"), ("turbo", "leading", "leading"), ("sd1", None, "leading"), ("sd2", None, "leading"),
+    ("sdxl", None, "leading"), ("sdxl", "trailing", "trailing"), ("sdxl", "linspace", "linspace")])
+def test_few_steps_of_a_file_begin_at_noise_where_it_is_turbo_or_spacing_says_so(
+        tensors, files, loaded, words, tmp_path, kind, spacing, found):
+    """SD Turbo's layout is trailing by itself; the tensors of other few-step files look like any, and get a warning."""
+    file = write(tmp_path / "turbo", turbo(tensors("sd2"))) if kind == "turbo" else files(kind)
+    is_loaded = kind != "turbo" and spacing is None
+    model = loaded(kind) if is_loaded else p2p.load(file, "cpu", spacing=spacing, tokenizer=words)
+    assert model.schedule.spacing == found and f"; {found} timesteps, see --spacing" in model.about
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if found == "leading" else "error")
+        first = {steps: timesteps(model.schedule, steps)[0] for steps in (2, 4)}
+        assert found != "trailing" or timesteps(model.schedule, 1) == [999]
+    assert first == ({2: 501, 4: 751} if found == "leading" else {2: 999, 4: 999})
+
+
+def test_a_folders_spacing_may_be_overruled(folder, model):
+    """Some distilled folders say leading; and what there is not is named."""
+    assert model.schedule.spacing == "leading"
+    model = p2p.load(folder, "cpu", spacing="trailing")
+    assert (model.schedule.spacing, model.schedule.prediction) == ("trailing", "epsilon")
+    refused(folder, "leading, trailing or linspace", "'Trailing'", spacing="Trailing")
 
 
 @pytest.mark.parametrize("kind, mark, metadata, given, prediction, why", [
@@ -139,7 +181,7 @@ def test_layouts_that_differ_in_names_alone_are_the_same_model(tensors, words, l
         file = write(tmp_path / f"{kind}.safetensors", change(tensors(kind)))
         same(p2p.load(file, "cpu", tokenizer=words), loaded(kind))
     check("sd1", lambda t: {name.replace("transformer.text_model.", "transformer."): t[name] for name in t})
-    check("sd2", lambda t: {name.replace("cond_stage_model.", "conditioner.embedders.0."): t[name] for name in t})
+    check("sd2", turbo)
     check("sd2-v", lambda t: {name: tensor for name, tensor in t.items() if ".resblocks.23." not in name})
     projection = "conditioner.embedders.1.model.text_projection"
     check("sdxl", lambda t: t | {projection + ".weight": t.pop(projection).T.contiguous()})

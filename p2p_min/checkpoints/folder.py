@@ -12,7 +12,7 @@ from .tokenizers import choose_tokenizer, fit_tokenizer
 RENAME = dict(unet=str, vae=names.vae, text_encoder=names.text, text_encoder_2=names.text)
 
 
-def load_folder(folder, device, dtype, prediction, tokenizer):
+def load_folder(folder, device, dtype, prediction, spacing, tokenizer):
     """The parts of a `Model`, by name."""
     check_folder(folder)
     parts, configs = {}, {name: read_json(folder / name / "config.json") for name in PARTS if (folder / name).is_dir()}
@@ -23,8 +23,7 @@ def load_folder(folder, device, dtype, prediction, tokenizer):
         dtype = dtype or next(parts["unet"].parameters()).dtype
     fit_tokenizer(words, {name: parts[name].config.to_dict() for name in own})
     schedule = load_schedule(folder / "scheduler" / "scheduler_config.json")
-    if prediction is not None:
-        schedule = schedule._replace(prediction=prediction)
+    schedule = schedule._replace(prediction=prediction or schedule.prediction, spacing=spacing or schedule.spacing)
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     zeros = bool(index.get("force_zeros_for_empty_prompt", True))
     return dict(parts, tokenizer=words, schedule=schedule, zeros_for_empty=zeros)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..ddim import Schedule
+from ..ddim import SPACINGS, Schedule
 from ..networks.config import is_whole
 from ..networks.unet import UNet
 from ..networks.vae import VAE
@@ -45,7 +45,7 @@ class Model:
         return tuple(self.vae.factor * n for n in ((side, side) if is_whole(side) else side))
 
 
-def load(path="weights/toy", device=None, dtype=None, *, prediction=None, tokenizer=None):
+def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacing=None, tokenizer=None):
     """A Stable Diffusion 1.x, 2.x or XL checkpoint.
 
     path        a folder in the diffusers layout; a .safetensors file in the original layout; or a model on the hub,
@@ -53,6 +53,8 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, tokeni
     device      "cpu", "cuda", "cuda:1", "mps" or a torch.device; None: cuda if there is one, else mps, else cpu
     dtype       torch.float32, float16 or bfloat16, or its name; None: as the UNet is stored, but float32 on the CPU
     prediction  "epsilon" or "v_prediction", what the UNet was trained to predict; None: as the folder or the file says
+    spacing     "leading", "trailing" or "linspace", how the timesteps lie; few-step models (turbo, lightning) want
+                "trailing"; None: as the folder says, and in a file leading, but trailing in SD Turbo's layout
     tokenizer   a folder with the tokenizer; None: the one in the folder, beside the file, or in the local hub cache
     returns     a `Model`: tokenizer, text_encoder, unet, vae, schedule; all in eval mode, no gradients
     Raises FileNotFoundError or ValueError, in one line, for whatever is missing, unreadable or does not fit.
@@ -60,8 +62,10 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, tokeni
     device, dtype = choose_device(device), choose_dtype(dtype)
     if prediction not in (None, *PREDICTIONS):
         raise ValueError(f"prediction must be {' or '.join(PREDICTIONS)}, not {prediction!r}")
+    if spacing not in (None, *SPACINGS):
+        raise ValueError(f"spacing must be {', '.join(SPACINGS[:-1])} or {SPACINGS[-1]}, not {spacing!r}")
     path = find(path, dtype)
-    parts = (load_folder if path.is_dir() else load_file)(path, device, dtype, prediction, tokenizer)
+    parts = (load_folder if path.is_dir() else load_file)(path, device, dtype, prediction, spacing, tokenizer)
     model = Model(**parts, path=str(path))
     check_parts(model)
     return model

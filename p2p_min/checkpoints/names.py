@@ -37,11 +37,12 @@ def text(name):
 
 # Where the names of each part begin. Of several layouts of a kind, the first that fits.
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
+SD_TURBO = "conditioner.embedders.0.model."
 LAYOUTS = (
     ("SDXL", dict(text_encoder="conditioner.embedders.0.transformer.text_model.",
                   text_encoder_2="conditioner.embedders.1.model.")),
     ("SD 2.x", dict(text_encoder="cond_stage_model.model.")),
-    ("SD 2.x", dict(text_encoder="conditioner.embedders.0.model.")),                   # SD Turbo
+    ("SD 2.x", dict(text_encoder=SD_TURBO)),
     ("SD 1.x", dict(text_encoder="cond_stage_model.transformer.text_model.")),
     ("SD 1.x", dict(text_encoder="cond_stage_model.transformer.")),                    # some old merges
 )

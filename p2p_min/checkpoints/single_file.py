@@ -6,7 +6,7 @@ from .recognise import SCHEDULER, recognise
 from .tokenizers import choose_tokenizer, find_tokenizer, fit_tokenizer
 
 
-def load_file(file, device, dtype, prediction, tokenizer):
+def load_file(file, device, dtype, prediction, spacing, tokenizer):
     """The parts of a `Model`, by name. All tensors of the file must have a use.
 
     That tensors are finite is not checked: it would read all of a file that is only mapped. Pictures are (editing.py).
@@ -30,5 +30,9 @@ def load_file(file, device, dtype, prediction, tokenizer):
         dtype = dtype or default_dtype(stored, device, prefixes["unet"])
         parts = {part: fill(module, stored, sources[part], file, device, part_dtype(part, configs[part], dtype))
                  for part, module in modules.items()}
-    schedule = Schedule.from_config(dict(SCHEDULER, prediction_type=prediction))
-    return dict(parts, tokenizer=words, schedule=schedule, about=f"{kind}, {prediction}: {why}")
+    spacing = spacing or ("trailing" if prefixes["text_encoder"] == names.SD_TURBO else "leading")
+    schedule = Schedule.from_config(dict(SCHEDULER, prediction_type=prediction, timestep_spacing=spacing))
+    side = configs["unet"]["sample_size"] * parts["vae"].factor      # by the kind, so too large for XL Turbo
+    about = (f"{kind}, {prediction}: {why}; {side} × {side} pixels, see --height and --width; {spacing} timesteps, see "
+             "--spacing")
+    return dict(parts, tokenizer=words, schedule=schedule, about=about)

@@ -59,6 +59,7 @@ def arguments():
              "owner/name[@revision] (%(default)s)")
     add("--prediction", choices=("epsilon", "v_prediction"), help="what the UNet predicts (as the folder or file says)")
     add("--tokenizer", metavar="DIR", help="the tokenizer for a single file (beside the file, or in the hub's cache)")
+    add("--vae", metavar="PATH", help="a diffusers folder vae/, or a file of a VAE alone (the checkpoint's own)")
     add("--out", default="p2p.png", metavar="FILE", type=Path, help="the side-by-side picture, a PNG (%(default)s)")
     add("--singles", action="store_true", help="each picture on its own too, as FILE-0.png (source), FILE-1.png, …")
     add("--seed", type=int, help="of the shared noise (0)")
@@ -220,7 +221,8 @@ def run(args, command):
     cross, own = cross_steps(args.cross_steps), steps_argument(args.self_steps)
     blend_words, subtract = (per_prompt(getattr(args, name), prompts, f"--{name}") for name in ("blend", "subtract"))
 
-    model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, tokenizer=args.tokenizer)
+    model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, tokenizer=args.tokenizer,
+                     vae=args.vae)
     edit = p2p.auto(model.tokenizer, prompts, cross)
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)

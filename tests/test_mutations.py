@@ -207,7 +207,7 @@ def part(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vae")
     (folder / "config.json").write_text(json.dumps(VAE_))
     shapes = {name: tensor.shape for name, tensor in VAE(VAE_).state_dict().items()}
-    load = lambda file: dict(load_part("vae", folder, torch.device("cpu"), None).named_parameters())
+    load = lambda file: dict(load_part("vae", folder, torch.device("cpu"), None)[0].named_parameters())
     return originals.write(folder / "diffusion_pytorch_model.safetensors", originals.fill(shapes)), load
 
 

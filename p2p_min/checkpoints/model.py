@@ -1,5 +1,6 @@
 """A checkpoint as a `Model`: its tokenizer, networks and schedule, from wherever it is."""
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -8,10 +9,11 @@ from ..ddim import Schedule
 from ..networks.config import is_whole
 from ..networks.unet import UNet
 from ..networks.vae import VAE
+from . import names
 from .folder import load_folder
 from .hub import find
 from .recognise import PREDICTIONS
-from .single_file import load_file
+from .single_file import load_file, load_vae
 from .tokenizers import spelling
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -28,7 +30,7 @@ class Model:
     tokenizer_2: object = None                             # SDXL's second encoder, whose tokens are the first one's
     text_encoder_2: nn.Module | None = None
     zeros_for_empty: bool = True                           # SDXL: an empty negative prompt is zeros
-    about: str = ""                                        # of a single file: what it was taken for, and why
+    about: str = ""                                        # what it was taken for, and why; what of it is left aside
 
     @property
     def device(self):
@@ -47,7 +49,7 @@ class Model:
         return tuple(self.vae.factor * n for n in ((side, side) if is_whole(side) else side))
 
 
-def load(path="weights/toy", device=None, dtype=None, *, prediction=None, tokenizer=None):
+def load(path="weights/toy", device=None, dtype=None, *, prediction=None, tokenizer=None, vae=None):
     """A Stable Diffusion 1.x, 2.x or XL checkpoint.
 
     path        a folder in the diffusers layout; a .safetensors file in the original layout; or a model on the hub,
@@ -56,14 +58,18 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, tokeni
     dtype       torch.float32, float16 or bfloat16, or its name; None: as the UNet is stored, but float32 on the CPU
     prediction  "epsilon" or "v_prediction", what the UNet was trained to predict; None: as the folder or the file says
     tokenizer   a folder with the tokenizer; None: the one in the folder, beside the file, or in the local hub cache
+    vae         a diffusers folder vae/, or a file of a VAE alone, to take in place of the checkpoint's own
     returns     a `Model`: tokenizer, text_encoder, unet, vae, schedule; all in eval mode, no gradients
     Raises FileNotFoundError or ValueError, in one line, for whatever is missing, unreadable or does not fit.
     """
     device, dtype = choose_device(device), choose_dtype(dtype)
     if prediction not in (None, *PREDICTIONS):
         raise ValueError(f"prediction must be {' or '.join(PREDICTIONS)}, not {prediction!r}")
-    path = find(path, dtype)
-    parts = (load_folder if path.is_dir() else load_file)(path, device, dtype, prediction, tokenizer)
+    path = find(path, dtype, vae is None)
+    parts = (load_folder if path.is_dir() else load_file)(path, device, dtype, prediction, tokenizer, vae is None)
+    if vae is not None:
+        parts["vae"] = load_vae(Path(vae), path, parts, device)
+        parts["about"] = "; ".join(filter(None, [parts["about"], f"with the VAE of {vae}"]))
     model = Model(**parts, path=str(path))
     check_parts(model)
     return model
@@ -87,9 +93,10 @@ def check_parts(model):
                              f"{c['projection_class_embeddings_input_dim']}")
     if model.tokenizer_2 is not None and spelling(model.tokenizer_2) != spelling(model.tokenizer):
         raise ValueError(f"{model.path}: its two tokenizers differ, so one alignment cannot serve both text encoders")
-    if model.vae.config["latent_channels"] != model.unet.config["in_channels"]:
+    if model.vae.config["latent_channels"] != (inputs := model.unet.config["in_channels"]):
         raise ValueError(f"{model.path}: the VAE has {model.vae.config['latent_channels']} latent channels, the UNet "
-                         f"{model.unet.config['in_channels']} (inpainting and depth models are not supported)")
+                         f"{inputs}: it is {names.INPUTS.get(inputs, 'another kind of model')}, which p2p_min does not "
+                         "run")
 
 
 def choose_device(device):

@@ -74,8 +74,8 @@ def read_index(file):
     index = read_json(file).get("weight_map")
     is_name = lambda shard: isinstance(shard, str) and re.fullmatch(r"\w[\w.-]{0,200}\.safetensors", shard)
     if not isinstance(index, dict) or not index or not all(map(is_name, index.values())):
-        raise ValueError(f"{file} is no index of shards: its weight_map must give each tensor the name of a safetensors "
-                         "file beside it")
+        raise ValueError(f"{file} is no index of shards: its weight_map must give each tensor the name of a "
+                         "safetensors file beside it")
     return index
 
 

@@ -81,7 +81,7 @@ def refuse_kind(part, config, folder):
 def weights_file(part, folder, dtype):
     """The safetensors file of a part, or the index of its shards; of two precisions, the one that fits `dtype`."""
     try:
-        found = names.weights(part, {file.name for file in folder.iterdir() if file.is_file()}, dtype)
+        found = names.weights(part, [file.name for file in folder.iterdir() if file.is_file()], dtype)
     except ValueError as error:
         raise in_one_line(folder, error) from None
     if found is None:

@@ -37,8 +37,8 @@ def fetch(name, dtype, own_vae):
         raise FileNotFoundError(f"there is no folder or file {name}, and the hub gives no such model: "
                                 f"{in_short(error)}") from None
     try:
-        weights = {part: names.weights(part, {file.removeprefix(f"{part}/") for file in there}, dtype)
-                   for part in names.STEMS if part != "vae" or own_vae}
+        weights = {part: names.weights(part, [file[len(part) + 1:] for file in there if file.startswith(f"{part}/")],
+                                       dtype) for part in names.STEMS if part != "vae" or own_vae}
     except ValueError as error:
         raise ValueError(f"{name} on the hub {error}") from None
     missing = [part for part, file in weights.items() if file is None and part != "text_encoder_2"]

@@ -78,8 +78,8 @@ def family(there):
             raise ValueError(f"is {known}, which p2p_min does not run ({sign})")
     inside = [name for name in there if re.match(re.escape(UNET) + r"(down_blocks|up_blocks|mid_block)\.", name)]
     if inside:
-        raise ValueError("has diffusers' names left in it, as its conversion script leaves them in a model that it does "
-                         f"not know ({names.some(inside)}); give the diffusers folder that it was made of")
+        raise ValueError("has diffusers' names left in it, as its conversion script leaves them in a model that it "
+                         f"does not know ({names.some(inside)}); give the diffusers folder that it was made of")
     if starts("conditioner.embedders.0.model.") and starts(UNET + "label_emb."):
         raise ValueError("is SDXL's refiner, which p2p_min does not run; give the base model")
     if starts(UNET + "input_blocks."):

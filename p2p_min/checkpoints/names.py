@@ -167,6 +167,6 @@ def is_ignored(name, found):
 
 def some(names):
     """The first three of some names, and how many more there are."""
-    names = sorted(names)
+    names = [name if len(name) < 200 else name[:200] + "…" for name in sorted(names)]
     return ", ".join(name if name.isprintable() else ascii(name) for name in names[:3]) + (
         f" and {len(names) - 3} more" if len(names) > 3 else "")

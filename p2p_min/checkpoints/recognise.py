@@ -95,7 +95,8 @@ def family(there):
 
 def choose_prediction(stored, shapes, kind, given):
     """What the UNet predicts, and how that is known: shapes cannot tell."""
-    said = {key: value for key, value in (stored.metadata() or {}).items() if key in PREDICTION_KEYS}
+    metadata = stored.metadata() or {}                     # in any order
+    said = {key: metadata[key] for key in PREDICTION_KEYS if key in metadata}
     meant = {SPELLINGS.get(value.strip().lower().replace("-", "_")) for value in said.values()}
     told = " and ".join(f"{key} = {value[:40]!r}" for key, value in said.items())
     if "ztsnr" in shapes or "snr" in told.lower():

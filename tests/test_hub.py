@@ -11,8 +11,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 
 import p2p_min as p2p
-from p2p_min.__main__ import main
 from originals import shard
+from p2p_min.__main__ import main
 from test_checkpoint import refused
 
 NAME, COMMITS = "someone/small-model", {"main": "a" * 40, "v1": "b" * 40}

@@ -1,4 +1,4 @@
-"""A thousand ways to spoil a safetensors file, and some of its index: refused in one line, or loaded as the files say."""
+"""A thousand ways to spoil a safetensors file or its index: refused in one line, or loaded as the files say."""
 import json
 import random
 import re

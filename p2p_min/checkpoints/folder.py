@@ -54,8 +54,8 @@ def load_part(name, folder, device, dtype, is_xl=False):
         module = describe(PARTS[name], config, folder / "config.json")
         behind = layers_behind(module, stored.keys()) if name.startswith("text") else {}
         sources = folder_sources(module, [key for key in stored.keys() if key not in behind], RENAME[name], file)
-        about = [f"{name} skips the last of its {max(behind.values()) + 1} layers, as its config says: it reads "
-                 f"{config['num_hidden_layers']}"] if behind else []
+        about = [f"{name} without the last {len(set(behind.values()))} of its {max(behind.values()) + 1} layers, as "
+                 "its config says (CLIP skip)"] if behind else []
         return fill(module, stored, sources, file, device, part_dtype(name, config, dtype)), about
 
 

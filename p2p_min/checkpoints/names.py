@@ -48,8 +48,8 @@ def text(name):
 
 # ---- what is known and not run -------------------------------------------------------------------------------------
 
-LCM, UNCLIP, DEPTH = "an LCM, which is told the guidance", "an unCLIP model", "a depth model"
-INPUTS = {5: DEPTH, 7: "an upscaler", 8: "an instruct-pix2pix model", 9: "an inpainting model"}    # by channels
+LCM, UNCLIP = "an LCM", "an unCLIP model"
+INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct-pix2pix model", 9: "an inpainting model"}    # by channels
 
 # ---- single files in the original layout ---------------------------------------------------------------------------
 

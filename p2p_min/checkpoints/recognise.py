@@ -72,7 +72,7 @@ def family(there):
     if not inputs and any("lora" in name.lower() for name in there):
         raise ValueError("is a LoRA, which changes a checkpoint and is none; LoRAs are out of p2p_min's scope")
     for known, sign in ((names.UNCLIP, starts("noise_augmentor.") and "it has tensors noise_augmentor."),
-                        (names.LCM, any(name.endswith("cond_proj.weight") for name in there) and "it is told the guidance: cond_proj"),
+                        (names.LCM, any(name.endswith("cond_proj.weight") for name in there) and "it has a cond_proj"),
                         *((names.INPUTS.get(n), f"its UNet takes {n} channels") for n in inputs)):
         if known and sign:
             raise ValueError(f"is {known}, which p2p_min does not run ({sign})")

@@ -49,7 +49,7 @@ def text(name):
 # ---- what is known and not run -------------------------------------------------------------------------------------
 
 LCM, UNCLIP = "an LCM", "an unCLIP model"
-INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct-pix2pix model", 9: "an inpainting model"}    # by channels
+INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct-pix2pix model", 9: "an inpainting model"}  # by channels
 
 # ---- single files in the original layout ---------------------------------------------------------------------------
 

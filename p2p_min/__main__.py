@@ -64,6 +64,7 @@ def arguments():
     add("--spacing", choices=SPACINGS,
         help="how the timesteps lie; few-step models (turbo, lightning) want trailing (as the folder or file says)")
     add("--tokenizer", metavar="DIR", help="the tokenizer (the folder's; beside a single file, or in the hub's cache)")
+    add("--vae", metavar="PATH", help="a diffusers folder vae/, or a file of a VAE alone (the checkpoint's own)")
     add("--out", default="p2p.png", metavar="FILE", type=Path, help="the side-by-side picture, a PNG (%(default)s)")
     add("--singles", action="store_true", help="each picture on its own too, as FILE-0.png (source), FILE-1.png, …")
     add("--seed", type=int, help="of the shared noise (0)")
@@ -240,7 +241,7 @@ def run(args, command):
     blend_words, subtract = (per_prompt(getattr(args, name), prompts, f"--{name}") for name in ("blend", "subtract"))
 
     model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, spacing=args.spacing,
-                     tokenizer=args.tokenizer)
+                     tokenizer=args.tokenizer, vae=args.vae)
     edit = p2p.auto(model.tokenizer, prompts, cross) if targets else None
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)

@@ -3,10 +3,10 @@
     python scripts/benchmark.py [--model weights/toy] [--steps 50] [--size PIXELS] [--repeat 5] [--only PART]
                                 [--device cpu|cuda] [--dtype float32]
 
-First one attention call of the size of Stable Diffusion's largest (2 rows, 8 heads, 64 × 64 pixels), then a whole edit of
-two prompts, then a picture inverted by each method, as a ratio to ddim, and the edit with that inversion. A folder of
-Stable Diffusion's size, with random weights, is made by scripts/verify_full_size.py --dir. Repetitions are interleaved, so
-that a busy machine slows all alike; medians are shown.
+First one attention call of the size of Stable Diffusion's largest (2 rows, 8 heads, 64 × 64 pixels), then a whole edit
+of two prompts, then a picture inverted by each method, as a ratio to ddim, and the edit with that inversion. A folder
+of Stable Diffusion's size, with random weights, is made by scripts/verify_full_size.py --dir. Repetitions are
+interleaved, so that a busy machine slows all alike; medians are shown.
 Memory is what the call adds to a process of its own at its peak (read from /proc, so on Linux only; on a GPU it is what
 torch has allocated there).
 
@@ -80,7 +80,7 @@ def inversions(path, steps, size, device, dtype):
     def invert(method):
         return lambda: p2p.invert(model, picture, PROMPTS[0], method, steps, size=size)
 
-    def edit(method):                                      # what these cost does not depend on how good the embeddings are
+    def edit(method):                                      # its cost does not depend on how good the embeddings are
         found = p2p.invert(model, picture, PROMPTS[0], method.replace("null-text", "negative-prompt"), steps, size=size)
         found = replace(found, method=method)
         return lambda: p2p.prompt_to_prompt(model, PROMPTS, steps=steps, inversion=found)
@@ -123,7 +123,8 @@ def random_weights(tensors, device, dtype):
 
 def network_calls(path, device, dtype, size):
     """name -> a call of four rows; the tokenizer is the model's at `path`, all else Stable Diffusion 1.5's."""
-    from diffusers import UNet2DConditionModel             # here, since only this part needs it
+    from diffusers import UNet2DConditionModel  # here, since only this part needs it
+
     from verify_full_size import UNET
     torch.backends.cudnn.allow_tf32 = False                # float32 is to mean it
     tokenizer = p2p.load(path, "cpu").tokenizer

@@ -3,8 +3,10 @@
 After CompVis' openaimodel.py and model.py, OpenCLIP's transformer.py and transformers' CLIP, as they number their
 modules: nothing here comes from p2p_min, and diffusers reads the same files (test_single_files.py).
 """
+import json
+
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
@@ -175,3 +177,18 @@ def fill(shapes, seed=0, dtype=torch.float32):
 def write(file, tensors, metadata=None):
     save_file(tensors, file, metadata={"format": "pt", **(metadata or {})})
     return file
+
+
+def shard(file, variant="", shards=2):
+    """A safetensors file as diffusers splits a large one: its shards and their index, which is returned."""
+    tensors, stem, places = load_file(file), file.name.removesuffix(".safetensors"), {}
+    for i in range(shards):
+        name = f"{stem}{variant}-{i + 1:05}-of-{shards:05}.safetensors"
+        part = dict(list(sorted(tensors.items()))[i::shards])
+        save_file(part, file.with_name(name), metadata={"format": "pt"})
+        places |= dict.fromkeys(part, name)
+    file.unlink()
+    index = file.with_name(f"{stem}.safetensors.index{variant}.json")
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index.write_text(json.dumps(dict(metadata=dict(total_size=total), weight_map=places), indent=2))
+    return index

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import p2p_min as p2p
+from originals import shard
+from p2p_min.checkpoints.folder import load_part
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -229,6 +231,170 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(copy):
     content["model"]["vocab"]["another"] = len(content["model"]["vocab"])
     file.write_text(json.dumps(content))
     refused(copy, "tokens", "text encoder")
+
+
+# ---- shards --------------------------------------------------------------------------------------------------------
+
+def change_index(index, change):
+    content = json.loads(index.read_text())
+    change(content["weight_map"])
+    index.write_text(json.dumps(content))
+
+
+def test_shards_are_one_file(copy, model):
+    """Of every part: the same tensors as the file that was split."""
+    for file in (UNET, VAE, TEXT):
+        shard(copy / file, shards=3)
+    loaded = p2p.load(copy, "cpu")
+    for part in ("unet", "vae", "text_encoder"):
+        for name, tensor in getattr(loaded, part).state_dict().items():
+            assert torch.equal(tensor, getattr(model, part).state_dict()[name])
+
+
+@pytest.mark.parametrize("dtype, marked, halves", [
+    (None, 1.0, "sharded"), ("float16", 2.0, "sharded"), ("float32", 1.0, "whole"), ("float16", 2.0, "whole")])
+def test_of_two_precisions_in_shards_the_wanted_one_is_read(copy, dtype, marked, halves):
+    """*.index.fp16.json beside *.index.json, or one file beside an index."""
+    shutil.copy(copy / UNET, copy / "spare")
+    rewrite(copy / UNET, lambda tensors: tensors["conv_in.bias"].fill_(1) is None)
+    shard(copy / UNET)
+    shutil.copy(copy / "spare", copy / UNET)
+    rewrite(copy / UNET, lambda tensors: tensors["conv_in.bias"].fill_(2) is None)
+    if halves == "sharded":
+        assert shard(copy / UNET, ".fp16").name == "diffusion_pytorch_model.safetensors.index.fp16.json"
+    else:
+        (copy / UNET).rename((copy / UNET).with_suffix(".fp16.safetensors"))
+    unet, _ = load_part("unet", copy / "unet", torch.device("cpu"), dtype and getattr(torch, dtype))
+    assert (unet.conv_in.bias == marked).all()
+
+
+def test_weights_that_are_there_twice_are_refused(copy):
+    """One file and an index of the same precision may differ, and nothing says which is meant."""
+    shutil.copy(copy / UNET, copy / "spare")
+    shard(copy / UNET)
+    shutil.copy(copy / "spare", copy / UNET)
+    refused(copy, str(copy / "unet"), "twice", "diffusion_pytorch_model.safetensors.index.json", error=ValueError)
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda places: places.pop("conv_in.bias"), "does not say that its shards have conv_in.bias"),
+    (lambda places: places.update(stranger=places["conv_in.bias"]), "not in their shards, stranger"),
+    (lambda places: places.update({"conv_in.bias": next(x for x in places.values() if x != places["conv_in.bias"])}),
+     "not in their shards, conv_in.bias"),
+    (lambda places: places.update({"conv_in.bias": "../vae/diffusion_pytorch_model.safetensors"}), "beside it"),
+    (lambda places: places.update({"conv_in.bias": "x.bin"}), "beside it"),
+    (lambda places: places.update({"conv_in.bias": 3}), "beside it"), (dict.clear, "beside it")])
+def test_an_index_that_lies_is_refused(copy, change, says):
+    """A tensor in no shard, in another one, not named; files elsewhere or of another kind."""
+    index = shard(copy / UNET)
+    change_index(index, change)
+    refused(copy, str(index), says, error=ValueError)
+
+
+def test_shards_that_are_missing_or_overlap_are_named(copy):
+    """A tensor in two shards; then a shard that is not there."""
+    index = shard(copy / UNET)
+    first, second = sorted(copy.glob("unet/*-of-*"))
+    rewrite(first, lambda tensors: tensors | dict(list(load_file(second).items())[:1]))
+    refused(copy, str(index), "does not say", first.name)
+    second.unlink()
+    refused(copy, str(index), second.name, "missing", error=FileNotFoundError)
+
+
+# ---- what is no file of weights ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("content, says", [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
+    (b"<!DOCTYPE html>\n<html><body>Please log in</body></html>", "web page"), (b"\xef\xbb\xbf <HTML>", "web page")])
+def test_what_came_in_place_of_weights_is_named(copy, content, says):
+    """A Git LFS pointer and a web page, in a folder, as a shard, as a single file."""
+    index = shard(copy / VAE)
+    first = sorted(copy.glob("vae/*-of-*"))[0]
+    for file, path in ((first, copy), (copy / UNET, copy), (copy / "file.safetensors", copy / "file.safetensors")):
+        file.write_bytes(content)
+        assert index.exists() and refused(path, f"{file} is ", says)
+
+
+@pytest.mark.parametrize("key, value, says", [
+    ("time_cond_proj_dim", 256, "LCM"), ("class_embed_type", "projection", "unCLIP")])
+def test_kinds_that_are_not_run_are_named_by_their_config(copy, key, value, says):
+    """Not only the setting, but what it means."""
+    configure(copy / "unet" / "config.json", **{key: value})
+    refused(copy, says, key)
+
+
+@pytest.mark.parametrize("inputs, says", [(5, "depth"), (8, "instruct-pix2pix"), (9, "inpainting")])
+def test_kinds_that_are_not_run_are_named_by_their_channels(copy, inputs, says):
+    """Of the UNet's input."""
+    rewrite(copy / UNET, lambda tensors: tensors.update({"conv_in.weight": torch.zeros(32, inputs, 3, 3)}))
+    configure(copy / "unet" / "config.json", in_channels=inputs)
+    refused(copy, says, str(inputs))
+
+
+# ---- configs of their age ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("version, size, wanted", [
+    ("0.8.1", 32, 64), ("0.2.2", 32, 64), ("0.9.0", 32, 32), ("0.10.2", 32, 32), (None, 32, 32), ("0.6.0", 48, 48)])
+def test_a_size_of_32_meant_64_before_diffusers_0_9(copy, version, size, wanted):
+    """Where the config says by which version it was written."""
+    configure(copy / "unet" / "config.json", sample_size=size, _diffusers_version=version)
+    assert load_part("unet", copy / "unet", torch.device("cpu"), None)[0].config["sample_size"] == wanted
+
+
+@pytest.mark.parametrize("key, value, expected", [
+    ("absent", None, torch.float32), ("force_upcast", None, torch.float32), ("force_upcast", False, torch.float16)])
+def test_an_xl_vae_that_does_not_say_so_is_upcast(xl_folder, folder, tmp_path, key, value, expected):
+    """The key came in 2023-07: until then SDXL's VAE, and it alone, is float32 in an fp16 model without it."""
+    for source, wanted in ((xl_folder, expected), (folder, torch.float16))[:2 if key == "absent" else 1]:
+        file = Path(shutil.copytree(source, tmp_path / source.name)) / "vae" / "config.json"
+        config = {name: content for name, content in json.loads(file.read_text()).items() if name != "force_upcast"}
+        file.write_text(json.dumps(config if key == "absent" else config | {key: value}))
+        assert p2p.load(tmp_path / source.name, "cpu", "float16").vae.quant_conv.weight.dtype == wanted
+
+
+def test_clip_skip_is_honoured_and_said(copy, model):
+    """A config that names fewer layers than the file has: the last ones are skipped; but nothing else that is there."""
+    configure(copy / "text_encoder" / "config.json", num_hidden_layers=1)
+    loaded, ids = p2p.load(copy, "cpu"), torch.tensor([[5, 6, 7]])
+    assert loaded.about == "text_encoder without the last 1 of its 2 layers, as its config says (CLIP skip)"
+    with torch.no_grad():
+        before = model.text_encoder(ids, output_hidden_states=True).hidden_states[1]
+        norm = next(part for name, part in model.text_encoder.named_modules() if name.endswith("final_layer_norm"))
+        assert torch.equal(loaded.text_encoder(ids).last_hidden_state, norm(before))
+    assert model.about == ""
+    rewrite(copy / TEXT, lambda tensors: tensors.update({"text_model.encoder.layers.1.stranger": torch.zeros(1)}))
+    refused(copy, "layers.1.stranger", "does not describe")
+
+
+# ---- a VAE from elsewhere ------------------------------------------------------------------------------------------
+
+def test_a_vae_from_another_folder_is_taken_and_said(folder, copy, tmp_path):
+    """In place of the checkpoint's own, which may be missing; the message about that names the option."""
+    other = tmp_path / "other"
+    shutil.copytree(folder / "vae", other)
+    rewrite(other / Path(VAE).name, lambda tensors: {name: 2 * tensor for name, tensor in tensors.items()})
+    for step in ("beside its own", "alone"):
+        loaded = p2p.load(copy, "cpu", vae=other)
+        assert torch.equal(loaded.vae.quant_conv.weight, load_file(other / Path(VAE).name)["quant_conv.weight"]), step
+        assert loaded.about == f"with the VAE of {other}"
+        shutil.rmtree(copy / "vae", ignore_errors=True)
+    refused(copy, "no folder vae/", "--vae", error=FileNotFoundError)
+
+
+def test_a_fixed_vae_makes_an_xl_vae_of_half_precision(xl_folder, tmp_path):
+    """force_upcast false in the config of the VAE that is given, as that of the fp16-fixed one."""
+    configure(Path(shutil.copytree(xl_folder / "vae", tmp_path / "fixed")) / "config.json", force_upcast=False)
+    assert p2p.load(xl_folder, "cpu", "float16", vae=tmp_path / "fixed").vae.quant_conv.weight.dtype == torch.float16
+
+
+def test_a_vae_that_is_not_there_not_one_or_of_another_kind_is_refused(folder, xl_folder, tmp_path):
+    """Nowhere; pickled; a checkpoint, a UNet; SD 1's for SDXL, whose latents are scaled otherwise."""
+    refused(folder, "nowhere", "--vae", vae="nowhere", error=FileNotFoundError)
+    (tmp_path / "vae.pt").write_bytes(b"\x80")
+    refused(folder, "pickled", vae=tmp_path / "vae.pt")
+    refused(folder, str(folder / "config.json"), vae=folder)
+    refused(folder, str(folder / UNET), "lacks", "encoder", vae=folder / UNET)
+    refused(xl_folder, str(folder / "vae"), "0.18215", "0.13025", vae=folder / "vae")
 
 
 # ---- dtypes and memory ---------------------------------------------------------------------------------------------

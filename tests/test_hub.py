@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 
 import p2p_min as p2p
+from originals import shard
 from p2p_min.__main__ import main
 from test_checkpoint import refused
 
@@ -179,3 +180,51 @@ def test_progress_is_shown(hub, tmp_path, capsys, monkeypatch):
                  "--out", str(tmp_path / "out.png")]) == 0
     err = capsys.readouterr().err
     assert "100%" in err and not are_progress_bars_disabled(), err
+
+
+# ---- shards --------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def sharded(hub, folder, tmp_path):
+    """The hub's UNet in two shards and their index, of both precisions."""
+    whole = "diffusion_pytorch_model.safetensors"
+    for variant, name in (("", whole), (".fp16", whole.replace(".safetensors", ".fp16.safetensors"))):
+        (tmp_path / f"shards{variant}").mkdir()
+        file = tmp_path / f"shards{variant}" / whole
+        file.write_bytes(hub.files.pop(f"unet/{name}"))
+        shard(file, variant)
+        hub.files |= {f"unet/{file.name}": file.read_bytes() for file in file.parent.iterdir()}
+    return hub
+
+
+@pytest.mark.parametrize("dtype, variant", [(None, ""), ("float16", ".fp16")])
+def test_of_shards_only_those_of_the_wanted_index_are_fetched(sharded, model, dtype, variant):
+    """And the index; the same weights."""
+    loaded = p2p.load(NAME, "cpu", dtype)
+    for name, tensor in loaded.unet.state_dict().items():
+        assert torch.equal(tensor, model.unet.state_dict()[name].to(tensor.dtype))
+    assert {file for file in sharded.fetched if file.startswith("unet/")} == {
+        "unet/config.json", f"unet/diffusion_pytorch_model.safetensors.index{variant}.json",
+        *(f"unet/diffusion_pytorch_model{variant}-0000{i}-of-00002.safetensors" for i in (1, 2))}
+    sharded.asked.clear()
+    p2p.load(NAME, "cpu", dtype)
+    assert sharded.fetched == set()
+
+
+def test_a_shard_that_the_hub_lacks_is_named_before_the_others_are_fetched(sharded):
+    """By its name; and so is an index that is none, or weights that are there twice."""
+    gone = "unet/diffusion_pytorch_model-00002-of-00002.safetensors"
+    del sharded.files[gone]
+    refused(NAME, NAME, gone, error=FileNotFoundError)
+    index = "unet/diffusion_pytorch_model.safetensors.index.json"
+    assert sharded.fetched == {index}
+    sharded.files["unet/diffusion_pytorch_model.safetensors"] = b"?"
+    refused(NAME, NAME, "twice", error=ValueError)
+
+
+def test_a_vae_of_ones_own_is_not_fetched(hub, folder):
+    """Nor need the hub's model have one."""
+    for file in [file for file in hub.files if file.startswith("vae/") and file.endswith(".safetensors")]:
+        del hub.files[file]
+    assert p2p.load(NAME, "cpu", vae=folder / "vae").about == f"with the VAE of {folder / 'vae'}"
+    assert not any(file.startswith("vae/") and file.endswith(".safetensors") for file in hub.fetched)

@@ -1,17 +1,20 @@
 """Single files in the original layouts: what they are is said in one line; all of them is used or refused."""
 import json
+import re
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import originals
 import p2p_min as p2p
-from originals import UNET, fill, write
+from originals import UNET, VAE, fill, write
 from p2p_min.__main__ import main
+from p2p_min.checkpoints.recognise import recognise
 from p2p_min.ddim import timesteps
 from test_checkpoint import refused
 
@@ -88,15 +91,15 @@ def test_the_command_line_says_what_a_file_is(files, words, tmp_path, capsys):
                  "--height", "16", "--width", "16", "--prediction", "v_prediction", "--spacing", "trailing",
                  "--device", "cpu", "--out", str(tmp_path / "out.png")]) == 0
     told = capsys.readouterr()
-    assert told.out.startswith(f"{files('sd1')} (SD 1.x, v_prediction: as given; 128 × 128 pixels, see --height and "
-                               "--width; trailing timesteps, see --spacing) on cpu, float32\n") and not told.err
+    assert told.out.startswith(f"{files('sd1')} (SD 1.x, v_prediction: as given; trailing timesteps, see --spacing; "
+                               "128 × 128 pixels, see --height and --width) on cpu, float32\n") and not told.err
 
 
 def test_the_size_that_a_file_is_taken_for_is_said(loaded):
     """XL's turbo files look like the others, of twice their size: the first line says which, and how it is changed."""
     height, width = loaded("sdxl").size
     assert (height, width) == (256, 256)                   # 128 latents; the VAE of these files has a factor of 2
-    assert f"; {height} × {width} pixels, see --height and --width; " in loaded("sdxl").about
+    assert f"; {height} × {width} pixels, see --height and --width" in loaded("sdxl").about
 
 
 def turbo(tensors):
@@ -146,6 +149,44 @@ def test_a_prediction_is_given_or_marked_before_it_is_judged(tensors, words, tmp
     assert model.schedule.prediction == prediction and f", {prediction}: {why}" in model.about
 
 
+@pytest.mark.parametrize("metadata, prediction, says", [
+    ({"prediction_type": "v_prediction"}, "v_prediction", "its metadata say so"),
+    ({"prediction_type": "eps", "predict_key": "epsilon"}, "epsilon", "its metadata say so"),
+    ({"predict_key": "v"}, "v_prediction", "its metadata say so"),
+    ({"predict_key": "V-Prediction"}, "v_prediction", "its metadata say so"),
+    ({"prediction_type": "x0"}, "epsilon",
+     "as SD 1.x has it, unless --prediction says otherwise; its metadata say modelspec.prediction_type = 'x0', "
+     "which p2p_min does not know"),
+    ({"prediction_type": "x0", "predict_key": "v"}, "v_prediction", "'x0' and modelspec.predict_key = 'v', which")])
+def test_metadata_say_the_prediction_in_many_spellings(tensors, tmp_path, metadata, prediction, says):
+    """Under both keys; what nobody knows is told."""
+    metadata = {f"modelspec.{key}": value for key, value in metadata.items()}
+    with safe_open(write(tmp_path / "file.safetensors", tensors("sd1"), metadata), framework="pt") as stored:
+        found = recognise(stored)
+    assert found.prediction == prediction and says in found.why
+
+
+@pytest.mark.parametrize("said, says", [("v-zsnr", "zero terminal SNR"), ("epsilon", "contradicts itself")])
+def test_metadata_that_say_zero_snr_or_two_things_are_refused(tensors, words, tmp_path, said, says):
+    """Of two things, --prediction may say which; of another schedule it says nothing."""
+    metadata = {"modelspec.predict_key": "v", "modelspec.prediction_type": said}
+    file = write(tmp_path / "file.safetensors", tensors("sd1"), metadata)
+    refused(file, says, said, tokenizer=words)
+    if "SNR" in says:
+        refused(file, says, tokenizer=words, prediction="v_prediction")
+    else:
+        model = p2p.load(file, "cpu", tokenizer=words, prediction="epsilon")
+        assert model.about.startswith("SD 1.x, epsilon: as given;")
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_the_statistic_is_a_guess_for_slimmed_files(tokenizer, tmp_path, full):
+    """It is known for the last attention of the whole UNet of 2.x."""
+    file = write(tmp_path / "file.safetensors", fill(originals.sd2(len(tokenizer), full=full)))
+    with safe_open(file, framework="pt") as stored:
+        assert ("guess" in recognise(stored).why) != full
+
+
 def test_a_prediction_that_there_is_not_is_named(files, folder):
     """Of a folder and of a file."""
     for path in (files("sd1"), folder):
@@ -175,6 +216,50 @@ def test_slimmed_files_are_recognised(tokenizer, words, tmp_path, name):
     assert (model.unet.mid_block and len(model.unet.mid_block.attentions)) == middle
 
 
+def gapped(tensors, layers=1):
+    """The file as diffusers' conversion script writes it: numbered as if each block had 2 layers down and 3 up, with
+    what doubles the size in the third place of its block.
+    """
+    def down(match):
+        block, i = divmod(int(match[1]) - 1, layers + 1)
+        return f"input_blocks.{3 * block + (3 if i == layers else i + 1)}."
+
+    def up(match):
+        block, i = divmod(int(match[1]), layers + 1)
+        if match[3]:
+            return f"output_blocks.{3 * block + 2}.{1 if block == 0 else 2}.conv."
+        return f"output_blocks.{3 * block + i}."
+    rename = lambda name: re.sub(r"output_blocks\.(\d+)\.((\d)\.conv\.)?", up,
+                                 re.sub(r"input_blocks\.([1-9]\d*)\.", down, name))
+    return {rename(name): tensor for name, tensor in tensors.items()}
+
+
+SMALL = dict(widths=(32, 32, 32, 32), down=[[1], [1], [1], [0]], up=[[0, 0], [1, 1], [1, 1], [1, 1]])
+
+
+@pytest.mark.parametrize("make, middle", [(originals.sd1, 1), (originals.sd1, None), (originals.sd2, None)])
+def test_gaps_in_the_numbers_of_a_slimmed_file_are_followed(tokenizer, words, tmp_path, make, middle):
+    """1, 3, 4, 6, 7 …: as small-sd and BK-SDM come out of diffusers' script, the same model as without gaps."""
+    widths = dict(widths=(64, 64, 64, 64)) if make == originals.sd2 else {}
+    dense = fill(make(len(tokenizer), **{**SMALL, **widths}, middle=middle))
+    there = gapped(dense)
+    for name in ("input_blocks.9.0.op.weight", "output_blocks.2.1.conv.bias", "output_blocks.5.2.conv.bias",
+                 "output_blocks.10.1.proj_in.bias"):
+        assert UNET + name in there
+    a, b = (p2p.load(write(tmp_path / f"{i}.safetensors", content), "cpu", tokenizer=words)
+            for i, content in enumerate((dense, there)))
+    same(a, b)
+    moved = {name.replace("output_blocks.5.2.conv", "output_blocks.6.2.conv"): tensor for name, tensor in there.items()}
+    refused(write(tmp_path / "moved.safetensors", moved), "on its way up", tokenizer=words)
+
+
+def test_diffusers_names_left_in_a_slimmed_file_are_refused(tensors, words, tmp_path):
+    """As tiny-sd comes out of that script, which expects no attention in the first block up."""
+    name = UNET + "up_blocks.0.attentions.0.norm.weight"
+    file = write(tmp_path / "file.safetensors", tensors("sd1") | {name: torch.zeros(2)})
+    refused(file, "diffusers' names", name, "diffusers folder", tokenizer=words)
+
+
 def test_layouts_that_differ_in_names_alone_are_the_same_model(tensors, words, loaded, tmp_path):
     """Old merges without text_model.; SD Turbo in SDXL's layout; a folder's 23 layers; a linear projection."""
     def check(kind, change):
@@ -195,6 +280,81 @@ def test_vae_attention_may_be_stored_as_matrices(tensors, words, loaded, tmp_pat
     name = "first_stage_model.encoder.mid.attn_1.q.weight"
     bent = write(tmp_path / "bent.safetensors", flat | {name: flat[name].reshape(32, 8, 4, 1)})
     refused(bent, name, "(32, 8, 4, 1), not (32, 32)", tokenizer=words)
+
+
+def mixed(tensors):
+    """The VAE's attention with today's names, as diffusers' script left it from 2023-05 to 12: matrices."""
+    rename = lambda name: re.sub(r"(mid\.attn_1)\.(q|k|v)\.", r"\1.to_\2.", name).replace(".attn_1.proj_out.",
+                                                                                          ".attn_1.to_out.0.")
+    return {rename(name): tensor.flatten(1) if rename(name) != name and tensor.ndim == 4 else tensor
+            for name, tensor in tensors.items()}
+
+
+def biases(tensors):
+    """… and until 2024-02: the names are right, but biases have become 1×1 convolutions as well."""
+    return {name: tensor[:, None, None] if re.search(r"attn_1\.(q|k|v|proj_out)\.bias", name) else tensor
+            for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("spell", [mixed, biases])
+def test_vae_attention_may_be_spelt_as_conversions_left_it(tensors, words, loaded, tmp_path, spell):
+    """The same model; a parameter in two spellings is refused."""
+    spelt = spell(tensors("sd1"))
+    assert {name: tensor.shape for name, tensor in spelt.items()} != {n: t.shape for n, t in tensors("sd1").items()}
+    same(p2p.load(write(tmp_path / "file.safetensors", spelt), "cpu", tokenizer=words), loaded("sd1"))
+    if spell == mixed:
+        name = "first_stage_model.decoder.mid.attn_1.to_k.bias"
+        both = write(tmp_path / "both.safetensors", tensors("sd1") | {name: spelt[name].clone()})
+        refused(both, "does not know", name, tokenizer=words)
+
+
+# ---- a VAE from elsewhere ------------------------------------------------------------------------------------------
+
+def of_today(vae):
+    return dict(vae.state_dict())
+
+
+def of_first(vae):
+    """query, key, value, proj_attn, as diffusers wrote them before 2023."""
+    new = (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn"))
+    spelt = of_today(vae)
+    for today, first in new:
+        spelt = {name.replace(f"attentions.0.{today}.", f"attentions.0.{first}."): t for name, t in spelt.items()}
+    return spelt
+
+
+@pytest.mark.parametrize("kind", ["prefixed", "bare", "today", "first"])
+def test_a_vae_file_is_read_in_every_spelling(tensors, words, loaded, tmp_path, kind):
+    """Original names with or without first_stage_model., diffusers' of any age; for a checkpoint that has none."""
+    alone = {name: tensor for name, tensor in tensors("sd1").items() if name.startswith(VAE)}
+    spelt = dict(prefixed=lambda: alone, bare=lambda: {name.removeprefix(VAE): t for name, t in alone.items()} | {
+        "loss.logvar": torch.zeros(1), "model_ema.decay": torch.zeros(1)},
+        today=lambda: of_today(loaded("sd1").vae), first=lambda: of_first(loaded("sd1").vae))[kind]()
+    vae = write(tmp_path / "vae.safetensors", spelt)
+    without = {name: tensor for name, tensor in tensors("sd1").items() if name not in alone}
+    file = write(tmp_path / "file.safetensors", without)
+    model = p2p.load(file, "cpu", tokenizer=words, vae=vae)
+    same(model, loaded("sd1"))
+    assert model.about == f"{loaded('sd1').about}; with the VAE of {vae}"
+    if kind == "bare":
+        refused(file, str(file), "has no VAE", "--vae", tokenizer=words)
+
+
+def test_a_vae_is_taken_in_place_of_the_files_own(files, folder, words, tensors, tmp_path, capsys):
+    """--vae: a file's for a file and for a folder, a folder's for a file; what is not known in it is named."""
+    alone = {name.removeprefix(VAE): 2 * t for name, t in tensors("sd1").items() if name.startswith(VAE)}
+    vae, name = write(tmp_path / "vae.safetensors", alone), "quant_conv.weight"
+    for path in (files("sd1"), folder):
+        assert torch.equal(p2p.load(path, "cpu", tokenizer=words, vae=vae).vae.quant_conv.weight, alone[name])
+    assert p2p.load(files("sdxl"), "cpu", tokenizer=words, vae=vae).vae.config["scaling_factor"] == 0.13025
+    theirs = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")[name]
+    assert main(["a red car", "a blue car", "--model", str(files("sd1")), "--tokenizer", str(words), "--steps", "1",
+                 "--height", "16", "--width", "16", "--device", "cpu", "--out", str(tmp_path / "out.png"),
+                 "--vae", str(folder / "vae")]) == 0
+    assert f"; with the VAE of {folder / 'vae'}) on cpu" in capsys.readouterr().out
+    assert torch.equal(p2p.load(files("sd1"), "cpu", tokenizer=words, vae=folder / "vae").vae.quant_conv.weight, theirs)
+    spoilt = write(tmp_path / "spoilt.safetensors", alone | {"encoder.stranger": torch.zeros(1)})
+    refused(files("sd1"), str(spoilt), "does not know", "encoder.stranger", tokenizer=words, vae=spoilt)
 
 
 def test_every_encoder_has_its_own_padding(loaded, tokenizer, files, tmp_path):
@@ -224,7 +384,9 @@ RESTS = ("model_ema.decay", "model_ema.num_updates", "model_ema.diffusion_modelt
 def test_averages_schedules_and_what_training_left_are_skipped(tensors, words, loaded, tmp_path):
     """An unpruned file is the pruned one: of any dtype, finite or not."""
     rests = {name: torch.full((2,), float("nan")) if i % 2 else torch.arange(2) for i, name in enumerate(RESTS)}
-    same(p2p.load(write(tmp_path / "full.safetensors", tensors("sd1") | rests), "cpu", tokenizer=words), loaded("sd1"))
+    full = p2p.load(write(tmp_path / "full.safetensors", tensors("sd1") | rests), "cpu", tokenizer=words)
+    same(full, loaded("sd1"))
+    assert "averaged weights (model_ema.) are left aside" in full.about and "model_ema" not in loaded("sd1").about
 
 
 @pytest.mark.parametrize("name", [
@@ -278,6 +440,9 @@ def test_sdxl_without_its_sizes_and_the_wrong_shapes_are_named(tensors, words, t
 REFUSED = {
     "LoRA": (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"], "LoRAs are out of p2p_min's scope"),
     "diffusers' LoRA": (["unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"], "LoRAs are out of p2p_min's scope"),
+    "LCM": ([UNET + "input_blocks.0.0.weight", UNET + "time_embed.cond_proj.weight"], "is an LCM"),
+    "LCM, half converted": ([UNET + "input_blocks.0.0.weight", UNET + "time_embedding.cond_proj.weight"], "is an LCM"),
+    "unCLIP": ([UNET + "input_blocks.0.0.weight", "noise_augmentor.time_embed.0.weight"], "is an unCLIP model"),
     "refiner": (["conditioner.embedders.0.model.ln_final.weight", UNET + "label_emb.0.0.weight",
                  UNET + "input_blocks.0.0.weight"], "refiner, which p2p_min does not run"),
     "a folder's UNet": (["down_blocks.0.resnets.0.norm1.weight", "conv_in.weight"],
@@ -304,10 +469,19 @@ def test_a_model_trained_to_zero_terminal_snr_is_refused(tensors, words, tmp_pat
     refused(file, "zero terminal SNR", tokenizer=words, prediction="v_prediction")
 
 
-def test_inpainting_models_are_refused(tokenizer, words, tmp_path):
-    """Nine channels in, of which p2p_min would know four."""
-    file = write(tmp_path / "file.safetensors", fill(originals.sd1(len(tokenizer), inputs=9)))
-    refused(file, str(file), "9", "inpainting", tokenizer=words)
+@pytest.mark.parametrize("inputs, says", [
+    (5, "a depth model"), (7, "an upscaler"), (8, "an instruct-pix2pix model"), (9, "an inpainting model")])
+def test_models_that_are_told_a_picture_are_refused(tmp_path, inputs, says):
+    """More channels in than p2p_min would know what to fill with: the number of them says what it is."""
+    file = write(tmp_path / "file.safetensors", {UNET + "input_blocks.0.0.weight": torch.zeros(32, inputs, 3, 3)})
+    refused(file, f"{file} is {says}", str(inputs))
+
+
+def test_what_a_lora_left_in_a_checkpoint_is_named(tensors, words, tmp_path):
+    """It is not a LoRA; its keys are said, and not applied."""
+    left = [UNET + "out.2.lora_A.weight", "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"]
+    file = write(tmp_path / "file.safetensors", tensors("sd1") | {name: torch.zeros(2) for name in left})
+    refused(file, "tensors of a LoRA beside its own", *left, tokenizer=words)
 
 
 def test_quantised_files_are_refused(tensors, words, tmp_path):

@@ -1,4 +1,7 @@
 """Safetensors to modules: strict, and without a second copy of the weights."""
+import json
+import re
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -16,7 +19,76 @@ def open_file(file):
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is not a readable safetensors file: {error}") from None
+        raise ValueError(f"{file} is {instead(file) or f'not a readable safetensors file: {error}'}") from None
+
+
+def instead(file):
+    """What came in place of a safetensors file, where that can be told from how it begins."""
+    try:
+        with open(file, "rb") as opened:
+            start = opened.read(100)
+    except OSError:
+        return None
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, which only stands for the weights: run git lfs pull where it was cloned"
+    if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml|!--)", start, re.IGNORECASE):
+        return "a web page, not the weights: download the file itself"
+    return None
+
+
+class Shards:
+    """Several open safetensors files as one. places: {tensor: the file that it is in}."""
+
+    def __init__(self, places):
+        self.places = places
+
+    def keys(self):
+        return self.places.keys()
+
+    def get_tensor(self, name):
+        return self.places[name].get_tensor(name)
+
+
+@contextmanager
+def open_weights(file):
+    """A safetensors file, or all the shards of an index as one. Raises ValueError where index and shards disagree."""
+    with ExitStack() as stack:
+        if file.suffix != ".json":
+            yield stack.enter_context(open_file(file))
+            return
+        index, opened = read_index(file), {}
+        for shard in sorted(set(index.values())):
+            if not (file.parent / shard).is_file():
+                raise FileNotFoundError(f"{file} names {shard}, which is missing")
+            opened[shard] = stack.enter_context(open_file(file.parent / shard))
+        said, there = set(index.items()), {(name, shard) for shard in opened for name in opened[shard].keys()}
+        for problem, pairs in (("names tensors that are not in their shards,", said - there),
+                               ("does not say that its shards have", there - said)):
+            if pairs:
+                raise ValueError(f"{file} {problem} {some(f'{name} ({shard})' for name, shard in pairs)}")
+        yield Shards({name: opened[shard] for name, shard in index.items()})
+
+
+def read_index(file):
+    """{tensor: shard}, the map that an index of shards holds: each a safetensors file beside it."""
+    index = read_json(file).get("weight_map")
+    is_name = lambda shard: isinstance(shard, str) and re.fullmatch(r"\w[\w.-]{0,200}\.safetensors", shard)
+    if not isinstance(index, dict) or not index or not all(map(is_name, index.values())):
+        raise ValueError(f"{file} is no index of shards: its weight_map must give each tensor the name of a "
+                         "safetensors file beside it")
+    return index
+
+
+def read_json(file):
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} does not hold a JSON object")
+    return config
 
 
 def default_dtype(stored, device, prefix=""):

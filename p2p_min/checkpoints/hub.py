@@ -2,29 +2,29 @@
 import re
 from pathlib import Path
 
-import torch
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 
 from . import names
+from .filling import read_index
 
-FOLDERS = (*names.WEIGHTS, "tokenizer", "tokenizer_2", "scheduler")
+FOLDERS = (*names.STEMS, "tokenizer", "tokenizer_2", "scheduler")
 
 
-def find(path, dtype):
-    """The folder or file that `path` means, fetched if it is a model on the hub."""
+def find(path, dtype, own_vae):
+    """The folder or file that `path` means, fetched if it is a model on the hub, without `own_vae` but for its VAE."""
     found = Path(path)
     if str(path) == "weights/toy" and not found.exists():  # the default, from outside the repository
         found = Path(__file__).resolve().parents[2] / path
     if not found.exists():
         is_file = found.suffix in (".safetensors", *names.PICKLED)
         if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", str(path)) and not is_file:
-            return fetch(str(path), dtype)
+            return fetch(str(path), dtype, own_vae)
         raise FileNotFoundError(f"there is no checkpoint at {path}")
     refuse_pickle(found)
     return found
 
 
-def fetch(name, dtype):
+def fetch(name, dtype, own_vae):
     """The folder of a model on the hub: its safetensors and json files (and the tokenizer's merges.txt), cached."""
     repository, _, revision = name.partition("@")
     revision = revision or None
@@ -36,14 +36,24 @@ def fetch(name, dtype):
             return Path(cached).parent
         raise FileNotFoundError(f"there is no folder or file {name}, and the hub gives no such model: "
                                 f"{in_short(error)}") from None
-    wanted = [f"{part}/{file}" for part, files in names.WEIGHTS.items() for file in pick(files, part, there, dtype)]
-    missing = {"unet", "vae", "text_encoder"} - {file.split("/")[0] for file in wanted}
+    try:
+        weights = {part: names.weights(part, [file[len(part) + 1:] for file in there if file.startswith(f"{part}/")],
+                                       dtype) for part in names.STEMS if part != "vae" or own_vae}
+    except ValueError as error:
+        raise ValueError(f"{name} on the hub {error}") from None
+    missing = [part for part, file in weights.items() if file is None and part != "text_encoder_2"]
     if missing:
         raise FileNotFoundError(f"{name} on the hub is no diffusers folder with safetensors: it has none for "
                                 + ", ".join(sorted(missing)))
-    wanted += [file for file in there if file == "model_index.json" or
-               (file.split("/")[0] in FOLDERS and file.endswith((".json", "merges.txt")))]
+    wanted = [f"{part}/{file}" for part, file in weights.items() if file is not None]
+    wanted += [file for file in there if file == "model_index.json" or (
+        file.split("/")[0] in FOLDERS and file.endswith((".json", "merges.txt")) and ".index." not in file)]
     try:
+        for index in [file for file in wanted if ".index." in file]:
+            shards = set(read_index(Path(hf_hub_download(repository, index, revision=revision))).values())
+            wanted += [f"{index.split('/')[0]}/{shard}" for shard in sorted(shards)]
+        if lacking := set(wanted) - set(there):
+            raise ValueError(f"its index names shards that are not there, {names.some(lacking)}")
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except Exception as error:
         raise FileNotFoundError(f"{name} could not be fetched from the hub: {in_short(error)}") from None
@@ -51,12 +61,6 @@ def fetch(name, dtype):
 
 def in_short(error):
     return " ".join(str(error).split())[:200] or repr(error)
-
-
-def pick(files, part, there, dtype):
-    """The weights file of a part that fits `dtype`, of those that the hub has."""
-    held = [name for name in files if f"{part}/{name}" in there]
-    return held[-1:] if dtype in (torch.float16, torch.bfloat16) else held[:1]
 
 
 def refuse_pickle(file):

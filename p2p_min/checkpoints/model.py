@@ -1,5 +1,6 @@
 """A checkpoint as a `Model`: its tokenizer, networks and schedule, from wherever it is."""
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -8,10 +9,11 @@ from ..ddim import SPACINGS, Schedule
 from ..networks.config import is_whole
 from ..networks.unet import UNet
 from ..networks.vae import VAE
+from . import names
 from .folder import load_folder
 from .hub import find
 from .recognise import PREDICTIONS
-from .single_file import load_file
+from .single_file import load_file, load_vae
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -26,7 +28,7 @@ class Model:
     path: str
     text_encoder_2: nn.Module | None = None                # SDXL's, which reads the same tokens, padded otherwise
     zeros_for_empty: bool = True                           # SDXL: an empty negative prompt is zeros
-    about: str = ""                                        # of a single file: what it was taken for, and why
+    about: str = ""                                        # what it was taken for, and why; what of it is left aside
 
     @property
     def device(self):
@@ -45,7 +47,7 @@ class Model:
         return tuple(self.vae.factor * n for n in ((side, side) if is_whole(side) else side))
 
 
-def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacing=None, tokenizer=None):
+def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacing=None, tokenizer=None, vae=None):
     """A Stable Diffusion 1.x, 2.x or XL checkpoint.
 
     path        a folder in the diffusers layout; a .safetensors file in the original layout; or a model on the hub,
@@ -56,6 +58,7 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     spacing     "leading", "trailing" or "linspace", how the timesteps lie; few-step models (turbo, lightning) want
                 "trailing"; None: as the folder says, and in a file leading, but trailing in SD Turbo's layout
     tokenizer   a folder with the tokenizer; None: the one in the folder, beside the file, or in the local hub cache
+    vae         a diffusers folder vae/, or a file of a VAE alone, to take in place of the checkpoint's own
     returns     a `Model`: tokenizer, text_encoder, unet, vae, schedule; all in eval mode, no gradients
     Raises FileNotFoundError or ValueError, in one line, for whatever is missing, unreadable or does not fit.
     """
@@ -64,8 +67,18 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
         raise ValueError(f"prediction must be {' or '.join(PREDICTIONS)}, not {prediction!r}")
     if spacing not in (None, *SPACINGS):
         raise ValueError(f"spacing must be {', '.join(SPACINGS[:-1])} or {SPACINGS[-1]}, not {spacing!r}")
-    path = find(path, dtype)
-    parts = (load_folder if path.is_dir() else load_file)(path, device, dtype, prediction, spacing, tokenizer)
+    path = find(path, dtype, vae is None)
+    read = load_folder if path.is_dir() else load_file
+    parts = read(path, device, dtype, prediction, spacing, tokenizer, vae is None)
+    about = [parts["about"]]
+    if vae is not None:
+        parts["vae"] = load_vae(Path(vae), path, parts, device)
+    if not path.is_dir():                                  # the size goes by the kind, so is too large for XL Turbo
+        side = parts["unet"].config["sample_size"] * parts["vae"].factor
+        about.append(f"{side} × {side} pixels, see --height and --width")
+    if vae is not None:
+        about.append(f"with the VAE of {vae}")
+    parts["about"] = "; ".join(filter(None, about))
     model = Model(**parts, path=str(path))
     check_parts(model)
     return model
@@ -87,9 +100,10 @@ def check_parts(model):
             raise ValueError(f"{model.path}: pooled text of {pooled} and 6 sizes of {c['addition_time_embed_dim']} are "
                              "not projection_class_embeddings_input_dim = "
                              f"{c['projection_class_embeddings_input_dim']}")
-    if model.vae.config["latent_channels"] != model.unet.config["in_channels"]:
+    if model.vae.config["latent_channels"] != (inputs := model.unet.config["in_channels"]):
         raise ValueError(f"{model.path}: the VAE has {model.vae.config['latent_channels']} latent channels, the UNet "
-                         f"{model.unet.config['in_channels']} (inpainting and depth models are not supported)")
+                         f"{inputs}: it is {names.INPUTS.get(inputs, 'another kind of model')}, which p2p_min does not "
+                         "run")
 
 
 def choose_device(device):

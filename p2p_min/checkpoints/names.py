@@ -6,10 +6,10 @@ import torch
 
 # ---- folders in the diffusers layout -------------------------------------------------------------------------------
 
-# Files of a part: the plain one, and the half-precision one that may stand beside it or instead of it.
-NETWORK = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
-ENCODER = ("model.safetensors", "model.fp16.safetensors")
-WEIGHTS = dict(unet=NETWORK, vae=NETWORK, text_encoder=ENCODER, text_encoder_2=ENCODER)
+# Files of a part begin with this: one, or (above 10 GB, in diffusers) several, of which an index tells.
+NETWORK, ENCODER = "diffusion_pytorch_model", "model"
+STEMS = dict(unet=NETWORK, vae=NETWORK, text_encoder=ENCODER, text_encoder_2=ENCODER)
+PLAIN, HALF = (".safetensors", ".safetensors.index.json"), (".fp16.safetensors", ".safetensors.index.fp16.json")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 # Old spellings of the VAE's attention: (old, new), as parts of a name between dots.
@@ -18,6 +18,19 @@ VAE_ATTENTION = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_a
 # Written by older transformers: not a weight, always 0, 1, 2, …
 TEXT_IGNORED = ("embeddings.position_ids",)
 TEXT_PREFIX = "text_model."
+
+
+def weights(part, there, dtype):
+    """Of the files of a part that are `there`, its weights (or the index of its shards) as `dtype` wants them, which
+    may be stored in half precision beside the plain one or instead of it. None: there are no weights.
+
+    Raises ValueError, beginning with a verb, where they are there twice, which may differ.
+    """
+    plain, half = ([STEMS[part] + end for end in ends if STEMS[part] + end in there] for ends in (PLAIN, HALF))
+    found = (half or plain) if dtype in (torch.float16, torch.bfloat16) else (plain or half)
+    if len(found) > 1:
+        raise ValueError(f"has the weights of {part} twice, as {' and '.join(found)}: take one of them away")
+    return found[0] if found else None
 
 
 def vae(name):
@@ -32,6 +45,11 @@ def text(name):
     name = name.removeprefix(TEXT_PREFIX)
     return None if name in TEXT_IGNORED else name
 
+
+# ---- what is known and not run -------------------------------------------------------------------------------------
+
+LCM, UNCLIP = "an LCM", "an unCLIP model"
+INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct-pix2pix model", 9: "an inpainting model"}  # by channels
 
 # ---- single files in the original layout ---------------------------------------------------------------------------
 
@@ -48,7 +66,7 @@ LAYOUTS = (
 )
 # What else such a file may hold, none of it needed: averages, schedules, what training left behind.
 SINGLE_IGNORED = re.compile(
-    r"(first_stage_model\.)?model_ema\..*|first_stage_model\.loss\..*|v_pred|ztsnr|"
+    r"(first_stage_model\.)?(model_ema|loss)\..*|v_pred|ztsnr|"
     r"betas|((sqrt|log)_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|posterior_(variance|log_variance_clipped|"
     r"mean_coef[12])|logvar|lvlb_weights|scale_factor|denoiser\.sigmas|"
     r"(global_step|epoch|optimizer|optimizer_states|lr_schedulers|callbacks|loops)(\..*)?|"
@@ -81,50 +99,44 @@ def is_openclip(prefix):
     return prefix.endswith(".model.")
 
 
-def original(part, name, prefix, config, there):
+def original(part, name, found, there):
     """(a parameter's name in a single file, what makes the parameter of that tensor, or None).
 
-    config  of the part
-    there   the names in the file
+    found  what the file holds (recognise.py)
+    there  the names in the file
     """
+    prefix = found.prefixes[part]
     if part == "unet":
-        return prefix + original_unet(name, config), None
+        return prefix + original_unet(name, found.places), None
     if part == "vae":
-        return prefix + original_vae(name, len(config["block_out_channels"])), (
-            pointwise if re.search(r"\.to_\w+(\.0)?\.weight$", name) else None)
+        spellings = [prefix + spelt for spelt in original_vae(name, len(found.configs["vae"]["block_out_channels"]))]
+        return next((spelt for spelt in spellings if spelt in there), spellings[0]), (
+            pointwise if re.search(r"\.to_\w+(\.0)?\.(weight|bias)$", name) else None)
     if is_openclip(prefix):
         return original_openclip(name.removeprefix(TEXT_PREFIX), prefix, there)
     return prefix + name.removeprefix(TEXT_PREFIX), None
 
 
-def original_unet(name, config):
+def original_unet(name, places):
     if ".resnets." in name:
         for new, old in UNET_RESNET:
             name = name.replace(f".{new}", f".{old}")
-    for new, old in UNET:
-        if name.startswith(new):
-            return old + name[len(new):]
-    way, i, kind, j, rest = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", name).groups()
-    i, j, layers = int(i), int(j), config["layers_per_block"]
-    attends = "CrossAttn" in config[f"{way}_block_types"][i]
-    if way == "down":                                      # each block: its layers, then the one that halves the size
-        first = 1 + sum(n + 1 for n in layers[:i])
-        if kind == "downsamplers":
-            return f"input_blocks.{first + layers[i]}.0.op.{rest.removeprefix('conv.')}"
-        return f"input_blocks.{first + j}.{int(kind == 'attentions')}.{rest}"
-    counts = [n + 1 for n in reversed(layers)]
-    first = sum(counts[:i])
-    if kind == "upsamplers":                               # stands behind the last layer of its block
-        return f"output_blocks.{first + counts[i] - 1}.{1 + attends}.{rest}"
-    return f"output_blocks.{first + j}.{int(kind == 'attentions')}.{rest}"
+    return next(old + name[len(new):] for new, old in (*UNET, *places.items()) if name.startswith(new))
 
 
 def original_vae(name, blocks):
-    """The blocks on the way up are counted from the largest picture."""
-    for new, old in VAE:
-        name = name.replace(new, old)
-    name = re.sub(r"up_blocks\.(\d+)\.", lambda m: f"up.{blocks - 1 - int(m[1])}.", name)
-    return name.replace("down_blocks.", "down.").replace(".resnets.", ".block.")
+    """All that a VAE parameter may be called: as in the original; with today's attention in it, as diffusers' own
+    conversion left it for half of 2023; as today; as in the first folders.
+    """
+    old = name
+    for new, original_name in VAE:
+        old = old.replace(new, original_name)
+    old = re.sub(r"up_blocks\.(\d+)\.", lambda m: f"up.{blocks - 1 - int(m[1])}.", old)    # from the largest picture
+    old = old.replace("down_blocks.", "down.").replace(".resnets.", ".block.")
+    mixed, first = re.sub(r"\.(q|k|v)\.", r".to_\1.", old).replace(".attn_1.proj_out.", ".attn_1.to_out.0."), name
+    for before, today in VAE_ATTENTION:
+        first = first.replace(f"attentions.0.{today}.", f"attentions.0.{before}.")
+    return old, mixed, name, first
 
 
 def original_openclip(name, prefix, there):
@@ -143,19 +155,19 @@ def third(tensor, i):
 
 
 def pointwise(tensor):
-    """A matrix, which may be stored as a 1×1 convolution."""
-    return tensor[:, :, 0, 0] if tensor.shape[2:] == (1, 1) else tensor
+    """A matrix, which may be stored as a 1×1 convolution; its bias too, in some files."""
+    return tensor[..., 0, 0] if tensor.ndim > 2 and tensor.shape[-2:] == (1, 1) else tensor
 
 
-def is_ignored(name, kind, configs):
+def is_ignored(name, found):
     """Whether a tensor of a single file is nothing that a picture needs."""
-    if kind == "SD 2.x" and (match := RESBLOCK.fullmatch(name)):           # those behind the layer that is read
-        return int(match[1]) >= configs["text_encoder"]["num_hidden_layers"]
+    if found.kind == "SD 2.x" and (match := RESBLOCK.fullmatch(name)):     # those behind the layer that is read
+        return int(match[1]) >= found.configs["text_encoder"]["num_hidden_layers"]
     return SINGLE_IGNORED.fullmatch(name) is not None
 
 
 def some(names):
     """The first three of some names, and how many more there are."""
-    names = sorted(names)
+    names = [name if len(name) < 200 else name[:200] + "…" for name in sorted(names)]
     return ", ".join(name if name.isprintable() else ascii(name) for name in names[:3]) + (
         f" and {len(names) - 3} more" if len(names) > 3 else "")

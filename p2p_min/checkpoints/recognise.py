@@ -9,7 +9,10 @@ from .names import VAE_PREFIX as VAE
 SCHEDULER = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
 PREDICTIONS = ("epsilon", "v_prediction")
+PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")       # of a file's metadata …
+SPELLINGS = dict(epsilon="epsilon", eps="epsilon", v="v_prediction", v_prediction="v_prediction", v_pred="v_prediction")
 V_SPREAD = 0.09            # of one norm's bias: v-prediction models of 2.x lie above it, the others below (ComfyUI)
+V_BLOCK = 11               # where that norm is in the whole UNet of 2.x
 SD2_LAYERS = 23            # of OpenCLIP's 24: SD 2.x reads the last but one, through the final norm
 
 
@@ -19,14 +22,23 @@ class Found(NamedTuple):
     configs: dict          # {part: the config that a diffusers folder would have}
     prediction: str        # "epsilon" or "v_prediction"
     why: str               # how the prediction is known
+    places: dict           # {beginning of a UNet parameter's name: how it begins in the file}
 
 
-def recognise(stored, prediction=None):
-    """What an open file holds. Raises ValueError, beginning with a verb, for what is none of the three."""
-    shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}
+def recognise(stored, prediction=None, own_vae=True):
+    """What an open file holds, without `own_vae` but for its VAE. Raises ValueError, beginning with a verb, for what is
+    none of the three.
+    """
+    shapes = shapes_of(stored)
     kind, prefixes = family(shapes)
     prediction, why = choose_prediction(stored, shapes, kind, prediction)
-    configs = dict(unet=unet_config(shapes, kind, prediction), vae=vae_config(shapes, kind))
+    unet, places = unet_config(shapes, kind, prediction)
+    configs = dict(unet=unet)
+    if own_vae:
+        if not any(name.startswith(VAE) for name in shapes):
+            raise ValueError(f"has no VAE (nothing in it begins with {VAE}); name one with --vae, a diffusers folder "
+                             "vae/ or a single file")
+        prefixes["vae"], configs["vae"] = VAE, vae_config(shapes, VAE, kind == "SDXL")
     for part in ("text_encoder", "text_encoder_2"):
         if part in prefixes:
             read = openclip_config if names.is_openclip(prefixes[part]) else clip_config
@@ -39,20 +51,41 @@ def recognise(stored, prediction=None):
         configs["unet"] |= dict(
             addition_embed_type="text_time", projection_class_embeddings_input_dim=wide,
             addition_time_embed_dim=(wide - configs["text_encoder_2"]["projection_dim"]) // 6)
-    return Found(kind, prefixes, configs, prediction, why)
+    return Found(kind, prefixes, configs, prediction, why, places)
+
+
+def recognise_vae(stored, is_xl):
+    """A VAE alone in an open file, for a model that is SDXL or not: its own tensors do not tell."""
+    shapes = shapes_of(stored)
+    prefix = VAE if any(name.startswith(VAE) for name in shapes) else ""
+    return Found("VAE", dict(vae=prefix), dict(vae=vae_config(shapes, prefix, is_xl)), "", "", {})
+
+
+def shapes_of(stored):
+    return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}
 
 
 def family(there):
     """(kind, prefixes) of a checkpoint. Raises ValueError for what is none, saying what it looks like."""
     starts = lambda prefix: any(name.startswith(prefix) for name in there)
-    if any("lora" in name.lower() for name in there):
+    inputs = there.get(UNET + "input_blocks.0.0.weight", ())[1:2]
+    if not inputs and any("lora" in name.lower() for name in there):
         raise ValueError("is a LoRA, which changes a checkpoint and is none; LoRAs are out of p2p_min's scope")
+    for known, sign in ((names.UNCLIP, starts("noise_augmentor.") and "it has tensors noise_augmentor."),
+                        (names.LCM, any(name.endswith("cond_proj.weight") for name in there) and "it has a cond_proj"),
+                        *((names.INPUTS.get(n), f"its UNet takes {n} channels") for n in inputs)):
+        if known and sign:
+            raise ValueError(f"is {known}, which p2p_min does not run ({sign})")
+    inside = [name for name in there if re.match(re.escape(UNET) + r"(down_blocks|up_blocks|mid_block)\.", name)]
+    if inside:
+        raise ValueError("has diffusers' names left in it, as its conversion script leaves them in a model that it "
+                         f"does not know ({names.some(inside)}); give the diffusers folder that it was made of")
     if starts("conditioner.embedders.0.model.") and starts(UNET + "label_emb."):
         raise ValueError("is SDXL's refiner, which p2p_min does not run; give the base model")
     if starts(UNET + "input_blocks."):
         for kind, encoders in names.LAYOUTS:
             if all(map(starts, encoders.values())):
-                return kind, dict(unet=UNET, vae=VAE, **encoders)
+                return kind, dict(unet=UNET, **encoders)
         raise ValueError("has a UNet but no text encoder that p2p_min knows; give a complete checkpoint")
     if any(map(starts, ("down_blocks.", "encoder.", "decoder.", "text_model."))):
         raise ValueError("is one part of a model alone; give the diffusers folder that holds unet/, vae/, …")
@@ -62,16 +95,27 @@ def family(there):
 
 def choose_prediction(stored, shapes, kind, given):
     """What the UNet predicts, and how that is known: shapes cannot tell."""
-    if "ztsnr" in shapes:
-        raise ValueError("was trained to zero terminal SNR (it has a tensor named ztsnr), which p2p_min does not "
-                         "implement")
+    metadata = stored.metadata() or {}                     # in any order
+    said = {key: metadata[key] for key in PREDICTION_KEYS if key in metadata}
+    meant = {SPELLINGS.get(value.strip().lower().replace("-", "_")) for value in said.values()}
+    told = " and ".join(f"{key} = {value[:40]!r}" for key, value in said.items())
+    if "ztsnr" in shapes or "snr" in told.lower():
+        why = "it has a tensor named ztsnr" if "ztsnr" in shapes else f"its metadata say {told}"
+        raise ValueError(f"was trained to zero terminal SNR ({why}), which p2p_min does not implement")
+    prediction, why = known_prediction(stored, shapes, kind, given, meant - {None}, told)
+    return prediction, why + f"; its metadata say {told}, which p2p_min does not know" * (None in meant)
+
+
+def known_prediction(stored, shapes, kind, given, meant, told):
+    """The same but for what its metadata may say that nobody knows. meant: what else they say, and are `told` for."""
     if given is not None:
         return given, "as given"
     if "v_pred" in shapes:
         return "v_prediction", "it has a tensor named v_pred"
-    said = (stored.metadata() or {}).get("modelspec.prediction_type")
-    if said in ("epsilon", "v"):
-        return PREDICTIONS[said == "v"], "its metadata say so"
+    if len(meant) > 1:
+        raise ValueError(f"contradicts itself: its metadata say {told}; say with --prediction which of them it is")
+    if meant:
+        return *meant, "its metadata say so"
     if kind != "SD 2.x":
         return "epsilon", f"as {kind} has it, unless --prediction says otherwise"
     blocks = numbers(shapes, UNET + "output_blocks.#.1.transformer_blocks.0.norm1.bias")
@@ -79,25 +123,54 @@ def choose_prediction(stored, shapes, kind, given):
         raise ValueError("has a UNet without attention on its way up")
     bias = stored.get_tensor(f"{UNET}output_blocks.{blocks[-1]}.1.transformer_blocks.0.norm1.bias")
     spread = bias.float().std(unbiased=False).item()
-    return PREDICTIONS[spread > V_SPREAD], (f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}, "
-                                            "unless --prediction says otherwise")
+    guess = "" if blocks[-1] == V_BLOCK else ", a guess for a UNet that is not the whole one of 2.x"
+    return PREDICTIONS[spread > V_SPREAD], (f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}"
+                                            f"{guess}, unless --prediction says otherwise")
 
 
-def unet_config(shapes, kind, prediction):
-    size = lambda name, dims: need(shapes, UNET + name, dims)
-    depth = lambda layer: len(numbers(shapes, f"{UNET}{layer}.1.transformer_blocks.#."))
-    downs = [[]]                                           # the layers of each block
+def unet_blocks(shapes):
+    """(layers of each block down, the same up, where today's names are), by the numbers that there are: for a slimmed
+    model, diffusers' conversion script leaves out those of the layers that lack, and gives what doubles the size one of
+    its own.
+    """
+    downs, ups, places = [[]], [[]], {}
     for i in numbers(shapes, UNET + "input_blocks.#.")[1:]:
         if f"{UNET}input_blocks.{i}.0.op.weight" in shapes:                    # halves the size: the block ends here
+            places[f"down_blocks.{len(downs) - 1}.downsamplers.0.conv."] = f"input_blocks.{i}.0.op."
             downs.append([])
         else:
             downs[-1].append(f"input_blocks.{i}")
+    for i in numbers(shapes, UNET + "output_blocks.#."):
+        layer = f"output_blocks.{i}"
+        doubles = [f"{layer}.{j}.conv." for j in numbers(shapes, f"{UNET}{layer}.#.conv.")]
+        if any(name.startswith(f"{UNET}{layer}.0.") for name in shapes):
+            ups[-1].append(layer)                          # what doubles the size stands behind its other modules
+            attends = any(name.startswith(f"{UNET}{layer}.1.transformer_blocks.") for name in shapes)
+            doubles = [name for name in doubles if name == f"{layer}.{1 + attends}.conv."]
+        if doubles:
+            places[f"up_blocks.{len(ups) - 1}.upsamplers.0.conv."] = doubles[0]
+            ups.append([])
     if not all(downs):
         raise ValueError("has a UNet with an empty block")
+    if [len(block) for block in ups] != [len(block) + 1 for block in reversed(downs)]:
+        raise ValueError(f"has a UNet with blocks of {list(map(len, downs))} layers on its way down and "
+                         f"{list(map(len, ups))} on its way up, which should be one more each, the other way round")
+    for way, blocks in (("down", downs), ("up", ups)):
+        for i, block in enumerate(blocks):
+            for j, layer in enumerate(block):
+                places |= {f"{way}_blocks.{i}.{part}.{j}.": f"{layer}.{k}."
+                           for k, part in enumerate(("resnets", "attentions"))}
+    return downs, ups, places
+
+
+def unet_config(shapes, kind, prediction):
+    """(config, where today's names are: `Found.places`)"""
+    size = lambda name, dims: need(shapes, UNET + name, dims)
+    depth = lambda layer: len(numbers(shapes, f"{UNET}{layer}.1.transformer_blocks.#."))
+    downs, ups, places = unet_blocks(shapes)
     channels = [size(f"{block[0]}.0.out_layers.3.weight", 4)[0] for block in downs]
-    below = iter(f"output_blocks.{i}" for i in range(len(shapes)))
-    ups = [[depth(next(below)) for _ in range(len(block) + 1)] for block in reversed(downs)]
-    downs, mid = [[depth(layer) for layer in block] for block in downs], depth("middle_block")
+    downs, ups = ([[depth(layer) for layer in block] for block in blocks] for blocks in (downs, ups))
+    mid = depth("middle_block")
     layers = [block if any(block) else 1 for block in downs]                   # the last one's count for the middle too
     if not any(downs[-1]):
         layers[-1] = mid or 1
@@ -120,18 +193,28 @@ def unet_config(shapes, kind, prediction):
         reverse_transformer_layers_per_block=[block if any(block) else 1 for block in ups],
         use_linear_projection=linear, attention_head_dim=[n // 64 for n in channels] if linear else 8,
         upcast_attention=kind == "SD 2.x",
-        sample_size=128 if kind == "SDXL" else 96 if (kind, prediction) == ("SD 2.x", "v_prediction") else 64)
+        sample_size=128 if kind == "SDXL" else 96 if (kind, prediction) == ("SD 2.x", "v_prediction") else 64), places
 
 
-def vae_config(shapes, kind):
-    blocks = numbers(shapes, VAE + "encoder.down.#.")
+def vae_config(shapes, prefix, is_xl):
+    """Its names are the original's or, in a file of its own, may be today's."""
+    down, layer = next((names_ for names_ in (("down_blocks", "resnets"), ("down", "block"))
+                        if f"{prefix}encoder.{names_[0]}.0.{names_[1]}.0.conv2.weight" in shapes), ("down", "block"))
+    blocks = numbers(shapes, f"{prefix}encoder.{down}.#.")
+    width = lambda i: need(shapes, f"{prefix}encoder.{down}.{i}.{layer}.0.conv2.weight", 4)[0]
     return dict(
-        block_out_channels=[need(shapes, f"{VAE}encoder.down.{i}.block.0.conv2.weight", 4)[0] for i in blocks],
-        layers_per_block=len(numbers(shapes, VAE + "encoder.down.0.block.#.")),
-        latent_channels=need(shapes, VAE + "quant_conv.weight", 4)[0] // 2,
+        block_out_channels=list(map(width, blocks or [0])),
+        layers_per_block=len(numbers(shapes, f"{prefix}encoder.{down}.0.{layer}.#.")),
+        latent_channels=need(shapes, prefix + "quant_conv.weight", 4)[0] // 2,
         down_block_types=["DownEncoderBlock2D"] * len(blocks), up_block_types=["UpDecoderBlock2D"] * len(blocks),
-        mid_block_add_attention=VAE + "encoder.mid.attn_1.q.weight" in shapes, force_upcast=kind == "SDXL",
-        scaling_factor=0.13025 if kind == "SDXL" else 0.18215)
+        mid_block_add_attention=any(name.startswith((f"{prefix}encoder.mid.attn_1.", f"{prefix}encoder.mid_block.att"))
+                                    for name in shapes),
+        force_upcast=is_xl, scaling_factor=scaling_factor(is_xl))
+
+
+def scaling_factor(is_xl):
+    """What the latents of an official VAE are multiplied with."""
+    return 0.13025 if is_xl else 0.18215
 
 
 def clip_config(shapes, prefix):

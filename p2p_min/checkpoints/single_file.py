@@ -1,38 +1,73 @@
-"""A single file in the original layout: what it is, is read from its tensors."""
+"""A single file in the original layout: what it is, is read from its tensors; a VAE alone, wherever it lies."""
+import re
+
 from ..ddim import Schedule
 from . import names
-from .filling import PARTS, default_dtype, describe, fill, in_one_line, open_file, part_dtype
-from .recognise import SCHEDULER, recognise
+from .filling import PARTS, default_dtype, describe, fill, in_one_line, open_file, part_dtype, read_json
+from .folder import load_part
+from .hub import refuse_pickle
+from .recognise import SCHEDULER, recognise, recognise_vae, scaling_factor
 from .tokenizers import choose_tokenizer, find_tokenizer, fit_tokenizer
 
 
-def load_file(file, device, dtype, prediction, spacing, tokenizer):
-    """The parts of a `Model`, by name. All tensors of the file must have a use.
+def load_file(file, device, dtype, prediction, spacing, tokenizer, own_vae):
+    """The parts of a `Model`, by name. All tensors of the file must have a use; without `own_vae` its VAE has none.
 
     That tensors are finite is not checked: it would read all of a file that is only mapped. Pictures are (editing.py).
     """
     with open_file(file) as stored:
         try:
-            kind, prefixes, configs, prediction, why = recognise(stored, prediction)
+            found = recognise(stored, prediction, own_vae)
         except Exception as error:
             raise in_one_line(file, error) from error
-        words = choose_tokenizer(find_tokenizer(file, tokenizer), {}, configs)
-        fit_tokenizer(words, configs)
-        there, modules, sources = set(stored.keys()), {}, {}
-        for part, config in configs.items():
-            modules[part] = describe(PARTS[part], config, file)
-            sources[part] = {name: names.original(part, name, prefixes[part], config, there)
-                             for name in modules[part].state_dict()}
-        used = {stored_name for of_part in sources.values() for stored_name, _ in of_part.values()}
-        unknown = [name for name in there - used if not names.is_ignored(name, kind, configs)]
-        if unknown:
-            raise ValueError(f"{file} has tensors that p2p_min does not know: {names.some(unknown)}")
-        dtype = dtype or default_dtype(stored, device, prefixes["unet"])
-        parts = {part: fill(module, stored, sources[part], file, device, part_dtype(part, configs[part], dtype))
-                 for part, module in modules.items()}
-    spacing = spacing or ("trailing" if prefixes["text_encoder"] == names.SD_TURBO else "leading")
-    schedule = Schedule.from_config(dict(SCHEDULER, prediction_type=prediction, timestep_spacing=spacing))
-    side = configs["unet"]["sample_size"] * parts["vae"].factor      # by the kind, so too large for XL Turbo
-    about = (f"{kind}, {prediction}: {why}; {side} × {side} pixels, see --height and --width; {spacing} timesteps, see "
-             "--spacing")
+        words = choose_tokenizer(find_tokenizer(file, tokenizer), {}, found.configs)
+        fit_tokenizer(words, found.configs)
+        dtype = dtype or default_dtype(stored, device, found.prefixes["unet"])
+        there = [name for name in stored.keys() if own_vae or not name.startswith(names.VAE_PREFIX)]
+        parts = read(stored, there, found, file, device, dtype)
+    spacing = spacing or ("trailing" if found.prefixes["text_encoder"] == names.SD_TURBO else "leading")
+    schedule = Schedule.from_config(dict(SCHEDULER, prediction_type=found.prediction, timestep_spacing=spacing))
+    about = f"{found.kind}, {found.prediction}: {found.why}; {spacing} timesteps, see --spacing"
+    if any(re.match(r"model_ema\.(?!decay$|num_updates$)", name) for name in there):
+        about += "; its averaged weights (model_ema.) are left aside"
     return dict(parts, tokenizer=words, schedule=schedule, about=about)
+
+
+def load_vae(file, path, parts, device):
+    """The VAE in a folder or file of its own, for the checkpoint at `path` whose other parts are loaded."""
+    if not file.exists():
+        raise FileNotFoundError(f"there is no VAE at {file}; --vae takes a diffusers folder vae/ or a single file")
+    refuse_pickle(file)
+    dtype, is_xl, config = next(parts["unet"].parameters()).dtype, "text_encoder_2" in parts, path / "vae/config.json"
+    scale = read_json(config).get("scaling_factor") if config.is_file() else None
+    if file.is_dir():
+        vae, _ = load_part("vae", file, device, dtype, is_xl)
+    else:
+        with open_file(file) as stored:
+            try:
+                found = recognise_vae(stored, is_xl)
+            except Exception as error:
+                raise in_one_line(file, error) from error
+            vae = read(stored, list(stored.keys()), found, file, device, dtype)["vae"]
+    scales = vae.config["scaling_factor"], scale or scaling_factor(is_xl)
+    if scales[0] != scales[1]:
+        raise ValueError(f"the VAE {file} scales its latents by {scales[0]}, {path} wants {scales[1]}: they are of "
+                         "different kinds of models")
+    return vae
+
+
+def read(stored, there, found, file, device, dtype):
+    """{part: module} of an open file, by what was `found` in it. The names that are `there` must all have a use."""
+    modules, sources, has = {}, {}, set(there)
+    for part, config in found.configs.items():
+        modules[part] = describe(PARTS[part], config, file)
+        sources[part] = {name: names.original(part, name, found, has) for name in modules[part].state_dict()}
+    used = {stored_name for of_part in sources.values() for stored_name, _ in of_part.values()}
+    unknown = [name for name in there if name not in used and not names.is_ignored(name, found)]
+    if lora := [name for name in unknown if "lora" in name.lower()]:
+        raise ValueError(f"{file} has tensors of a LoRA beside its own, which p2p_min does not apply: "
+                         f"{names.some(lora)}")
+    if unknown:
+        raise ValueError(f"{file} has tensors that p2p_min does not know: {names.some(unknown)}")
+    return {part: fill(module, stored, sources[part], file, device, part_dtype(part, found.configs[part], dtype))
+            for part, module in modules.items()}

@@ -83,7 +83,7 @@ def find(tokenizer, prompt, phrase):
         raise ValueError(f"a word must be text, not {type(phrase).__name__}: {phrase!r}")
     if phrase in ("<start>", "<end>"):
         return [0 if phrase == "<start>" else len(spans(tokenizer, prompt)) - 1]
-    name, number = re.fullmatch(r"(.*?)(?:#(\d+))?", phrase, re.DOTALL).groups()
+    name, number = re.fullmatch(r"(.+?|)(?:#(\d+))?", phrase, re.DOTALL).groups()
     wanted, there = [word for _, _, word in written_words(name)], words(tokenizer, prompt)
     parts = [[word for _, _, word in written_words(unit.text)] for unit in there]          # one, or those of one token
     places = [there[i:j] for i in range(len(there)) for j in range(i + 1, min(i + len(wanted), len(there)) + 1)

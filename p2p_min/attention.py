@@ -7,17 +7,16 @@
     M_hat   like M_star: what the targets use in its place
 
 The keys of a cross-attention map are text tokens, those of a self-attention map are pixels, row by row.
-An edit may have a method `active(height, width, t) -> bool`; where it says no, no map is made. Where it says
-ONLY_LOOKS, the edit is shown the maps, and attention is as without it, to the bit. One that needs no maps may have
-`attend(q, k, v, size, t)`, which gets source and targets and returns their attention, as the function below does.
+An edit may have a method `active(height, width, t) -> bool`; where it says no, no map is made. Two more are for speed:
+`only_looks(height, width, t) -> bool`, yes where it returns M_star as it is: attention is as without it, to the bit;
+and `attend(q, k, v, size, t)`, used in place of calling an edit that needs no maps: it gets the rows of the source and
+the targets, and returns their attention as the function below does.
 """
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-ONLY_LOOKS = "only looks"
 
 
 def attend(q, k, v, size, edit=None, t=None, rows=None):
@@ -29,29 +28,38 @@ def attend(q, k, v, size, edit=None, t=None, rows=None):
     rows     the edit sees the first so many: the source, then the targets; the others are plain. None: it sees all
     returns  (all rows, heads, pixels, d)
     """
-    wanted = wants(edit, size, t)
-    if not wanted:
+    if not wants(edit, size, t):
         return F.scaled_dot_product_attention(q, k, v)
     rows = len(q) if rows is None else rows
+    if only_looks(edit, size, t):
+        edit(*maps(q[:rows], k[:rows], size), t)
+        return F.scaled_dot_product_attention(q, k, v)
     plain = [F.scaled_dot_product_attention(q[rows:], k[rows:], v[rows:])] if rows < len(q) else []
     if hasattr(edit, "attend"):
         return torch.cat([edit.attend(q[:rows], k[:rows], v[:rows], size, t), *plain])
-    scores = (q[:rows].float() / q.shape[-1] ** 0.5) @ k[:rows].float().transpose(-1, -2)
-    maps = scores.softmax(-1).unflatten(2, size)           # (rows, heads, height, width, keys)
-    M, M_star = maps[0], maps[1:]
-    if wanted == ONLY_LOOKS:
-        edit(M, M_star, t)
-        return F.scaled_dot_product_attention(q, k, v)
+    M, M_star = maps(q[:rows], k[:rows], size)
     source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may write into M
     M_hat = apply(edit, M, M_star, t)
     targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:rows]
     return torch.cat([source[None], targets, *plain])
 
 
+def maps(q, k, size):
+    """M (heads, height, width, keys) of row 0, and M_star (targets, heads, height, width, keys) of the others; fp32."""
+    scores = (q.float() / q.shape[-1] ** 0.5) @ k.float().transpose(-1, -2)
+    found = scores.softmax(-1).unflatten(2, size)          # (rows, heads, height, width, keys)
+    return found[0], found[1:]
+
+
 def wants(edit, size, t):
-    """Whether `edit` is to be called for maps of this size at time t: what its `active` says; a function always is."""
+    """Whether `edit` is to be called for maps of this size at time t. A plain function always is."""
     active = getattr(edit, "active", None)
     return edit is not None and (active is None or active(*size, t))
+
+
+def only_looks(edit, size, t):
+    """Whether `edit`, which wants these maps, changes nothing about them."""
+    return hasattr(edit, "only_looks") and edit.only_looks(*size, t)
 
 
 def apply(edit, M, M_star, t):

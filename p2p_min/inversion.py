@@ -76,8 +76,10 @@ class Inversion:
         try:
             with safe_open(path, "pt") as file:
                 settings = json.loads((file.metadata() or {})["p2p_min inversion"])
+                for numbers in (settings.get("facts") or {}).values():
+                    torch.tensor(numbers, dtype=torch.float64)
                 return cls(**{name: file.get_tensor(name) for name in file.keys()}, **settings)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not an inversion that p2p_min saved ({type(error).__name__}: {error})"
                              ) from None
 
@@ -137,11 +139,12 @@ def check_finite(what, numbers, dtype):
 def facts(model, times):
     """What an inversion depends on of its model, by name: numbers, or lists of them, that JSON can keep."""
     levels = [alpha for i in range(len(times)) for alpha in alphas(model.schedule, times, i)]
+    predicts = [float(model.schedule.prediction == "v_prediction")]
     weights = torch.cat([parameter.flatten()[:1] for parameter in model.unet.parameters()])    # one of each
     c = model.unet.config
     return {"text width": c["cross_attention_dim"], "number of tokens": model.tokenizer.model_max_length,
             "number of latent channels": c["in_channels"], "VAE factor": model.vae.factor,
-            "scale of latents": model.vae.config["scaling_factor"], "noise schedule": levels,
+            "scale of latents": model.vae.config["scaling_factor"], "noise schedule": levels, "prediction": predicts,
             "weights": weights.float().tolist()}
 
 

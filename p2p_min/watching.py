@@ -1,5 +1,5 @@
 """Watching the maps: an edit like any other, which looks and passes on. So a blend and a recorder see them."""
-from .attention import ONLY_LOOKS, apply, wants
+from .attention import apply, only_looks, wants
 
 
 class Watching:
@@ -12,7 +12,10 @@ class Watching:
         self.edit, self.sizes, self.note = edit, sizes, note
 
     def active(self, height, width, t):
-        return wants(self.edit, (height, width), t) or self.sizes(height, width) and ONLY_LOOKS
+        return self.sizes(height, width) or wants(self.edit, (height, width), t)
+
+    def only_looks(self, height, width, t):
+        return not wants(self.edit, (height, width), t) or only_looks(self.edit, (height, width), t)
 
     def __call__(self, M, M_star, t):
         if not self.sizes(*M.shape[1:3]):

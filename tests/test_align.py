@@ -134,7 +134,7 @@ def test_emoji_are_swapped_like_words(tokenizer):
 
 @pytest.mark.parametrize("prompt, word, positions", [
     ("a cat and a cat", "cat#2", [5]), ("a cat and a cat", "CAT#1", [2]), ("a cat and a cat", "a cat#2", [4, 5]),
-    ("a red bicycle and a red bicycle", "red bicycle#2", [7, 8, 9]), ("a cat", "cat#1", [2]),
+    ("a red bicycle and a red bicycle", "red bicycle#2", [7, 8, 9]), ("a cat", "cat#1", [2]), ("the #1 car", "#1", [3]),
     ("cat cat cat", "cat cat#2", [2, 3]), ("a cat", "<start>", [0]), ("a cat", "<end>", [3]), ("", "<end>", [1])])
 def test_a_repeated_word_by_its_number_and_the_tokens_around_all_words_by_name(tokenizer, prompt, word, positions):
     """"cat#2" is the second one alone; "cat" stays both."""

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from p2p_min.attention import ONLY_LOOKS, Attention, Edits, attend, choose
+from p2p_min.attention import Attention, Edits, attend, choose
+from p2p_min.watching import watch
 
 SIZE = (3, 5)
 
@@ -125,10 +126,10 @@ def test_an_edit_that_is_not_active_costs_no_map():
 
 
 def test_an_edit_that_only_looks_sees_the_maps_and_changes_nothing():
-    """`active` says ONLY_LOOKS: the edit sees the maps, what it returns is not used, the output is the fast path's."""
+    """`only_looks` says yes: the edit sees the maps, what it returns is not used, the output is the fast path's."""
     class Looker:
         seen = []
-        active = lambda self, height, width, t: ONLY_LOOKS
+        only_looks = lambda self, height, width, t: True
 
         def __call__(self, M, M_star, t):
             self.seen.append((M.shape, M_star.shape))
@@ -136,6 +137,18 @@ def test_an_edit_that_only_looks_sees_the_maps_and_changes_nothing():
     q, k, v = qkv()
     assert torch.equal(attend(q, k, v, SIZE, Looker(), 0.5), F.scaled_dot_product_attention(q, k, v))
     assert Looker.seen == [((2, 3, 5, 7), (2, 2, 3, 5, 7))]
+
+
+def test_an_edit_around_one_that_only_looks_is_used():
+    """It passes on whether the other is active, and does something itself."""
+    class Half:
+        base = watch(None, lambda height, width: True, lambda M, M_star, M_hat, t: None)
+        active = lambda self, height, width, t: self.base.active(height, width, t)
+        __call__ = lambda self, M, M_star, t: 0.5 * self.base(M, M_star, t)
+    q, k, v = qkv()
+    plain = F.scaled_dot_product_attention(q, k, v)
+    assert Half.base.active(3, 5, 0.5) is True and torch.equal(attend(q, k, v, SIZE, Half.base, 0.5), plain)
+    torch.testing.assert_close(attend(q, k, v, SIZE, Half(), 0.5)[1:], plain[1:] / 2)
 
 
 def test_an_edit_that_needs_no_maps_attends_by_itself():

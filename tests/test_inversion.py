@@ -479,7 +479,9 @@ SETTINGS = '{"prompt": "a car", "method": "direct", "guidance": 7.5}'
     (dict(latents=torch.zeros(2, 1, 4, 8, 8), weight=torch.zeros(3)), {"p2p_min inversion": SETTINGS}),
     (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "[]"}),
     (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "{}"}),
-    (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "{"})], ids=range(7))
+    *[(dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": f'{SETTINGS[:-1]}, "facts": {facts}}}'})
+      for facts in ('"x"', '{"VAE factor": "a"}', "[1]")],
+    (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "{"})], ids=range(10))
 def test_a_safetensors_file_that_is_no_inversion_says_so(tmp_path, tensors, metadata):
     """One line that names the file."""
     save_file(tensors, tmp_path / "other.safetensors", metadata)
@@ -583,7 +585,8 @@ def with_schedule(model, **changes):
     (lambda m: with_schedule(m, alphas_cumprod=(1 - torch.linspace(0.0001, 0.02, 1000)).cumprod(0)), "noise schedule"),
     (lambda m: with_schedule(m, spacing="trailing"), "noise schedule"),
     (lambda m: with_schedule(m, offset=0), "noise schedule"),
-    (lambda m: with_schedule(m, final_alpha=1.0), "noise schedule")], ids=range(7))
+    (lambda m: with_schedule(m, final_alpha=1.0), "noise schedule"),
+    (lambda m: with_schedule(m, prediction="v_prediction"), "prediction")], ids=range(8))
 def test_an_inversion_is_not_run_by_a_model_that_it_does_not_fit(model, tmp_path, calls, change, says):
     """Neither one from a picture, nor a saved one, nor a result: no picture of another size or of other noise."""
     inv, result = invert(model, steps=1), p2p.prompt_to_prompt(model, [SOURCE], steps=1)

@@ -8,7 +8,7 @@ import pytest
 import p2p_min
 
 PACKAGE = Path(p2p_min.__file__).parent
-PAPER = {"editing", "inversion", "attention", "edits", "align", "blend", "ddim", "watching", "pictures"}
+PAPER = dict(pictures=0, ddim=0, attention=0, align=0, watching=1, edits=2, blend=2, inversion=2, editing=3)   # floors
 ROOMS = {"networks", "checkpoints", "explorer"}
 FACE = {"__init__", "__main__"}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -19,17 +19,17 @@ def room(module):
     return module.split(".")[0]
 
 
-def imports(module):
+def imports(module, code=None):
     """Every module that a file imports, wherever in it, by its full name: those of p2p_min begin with "p2p_min."."""
     here = ["p2p_min", *module.split(".")[:-1]]
-    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(code or FILES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = here[:len(here) + 1 - node.level] if node.level else []
             base = ".".join([*above, *filter(None, [node.module])])
             inside = [f"{base}.{alias.name}" for alias in node.names]
-            yield from [name for name in inside if name.removeprefix("p2p_min.") in FILES] or [base]
+            yield from (name if name.removeprefix("p2p_min.") in FILES else base for name in inside)
 
 
 def known(module):
@@ -42,21 +42,25 @@ def known(module):
 
 def test_the_rooms_hold_what_they_should():
     """The paper at the top, three rooms beside it, and nothing else."""
-    assert {room(module) for module in FILES} == PAPER | ROOMS | FACE
+    assert {room(module) for module in FILES} == PAPER.keys() | ROOMS | FACE
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_a_file_knows_only_what_its_room_may_know(module):
-    """The paper knows the networks, these the softmax alone; checkpoints and explorer are known to the face alone."""
+    """The paper knows the networks and what stands below, the networks the softmax alone; checkpoints and explorer are
+    known to the face alone.
+    """
     for other in known(module):
         if room(module) in FACE:
-            allowed = PAPER | ROOMS | FACE
+            allowed = PAPER.keys() | ROOMS | FACE
         elif room(module) in PAPER:
-            allowed = PAPER | {"networks"}
+            allowed = PAPER.keys() | {"networks"}
         else:
             allowed = {room(module)} | dict(networks={"attention"}, checkpoints={"networks", "ddim"},
-                                            explorer=PAPER | {"networks"})[room(module)]
+                                            explorer=PAPER.keys() | {"networks"})[room(module)]
         assert room(other) in allowed, f"{module} imports {other}"
+        if module in PAPER and other in PAPER:
+            assert PAPER[other] < PAPER[module], f"{module} imports {other}, which does not stand below it"
 
 
 def test_imports_run_in_no_circle():
@@ -75,7 +79,7 @@ def test_diffusers_is_never_imported(module):
 def test_nothing_is_registered_on_the_networks(module):
     """Trap 3: the edit travels down the calls as an argument; no hooks, no attention processors, no patched forward."""
     code = FILES[module].read_text(encoding="utf-8")
-    for word in ("register_forward", "_hook(", "set_attn_processor", "AttnProcessor", ".forward ="):
+    for word in ("__import__", "register_forward", "_hook(", "set_attn_processor", "AttnProcessor", ".forward ="):
         assert word not in code
 
 
@@ -84,3 +88,5 @@ def test_the_test_sees_imports():
     assert {"attention", "networks.layers", "networks.config"} <= set(known("networks.unet"))
     assert {"checkpoints.names", "networks.unet"} <= set(known("checkpoints.filling"))
     assert {"__init__", "pictures"} <= set(known("__main__")) and "checkpoints.__init__" in known("__init__")
+    assert set(imports("editing", "from . import ddim, checkpoints")) == {"p2p_min.ddim", "p2p_min"}
+    assert set(imports("networks.unet", "from .. import attention, explorer")) == {"p2p_min.attention", "p2p_min"}

@@ -80,7 +80,7 @@ def family(there):
     if inside:
         raise ValueError("has diffusers' names left in it, as its conversion script leaves them in a model that it "
                          f"does not know ({names.some(inside)}); give the diffusers folder that it was made of")
-    if starts("conditioner.embedders.0.model.") and starts(UNET + "label_emb."):
+    if starts(names.SD_TURBO) and starts(UNET + "label_emb."):
         raise ValueError("is SDXL's refiner, which p2p_min does not run; give the base model")
     if starts(UNET + "input_blocks."):
         for kind, encoders in names.LAYOUTS:

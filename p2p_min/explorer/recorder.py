@@ -18,9 +18,9 @@ class Recorder:
     prompts   those of the run, source first; one alone is fine
     per_step  whether to keep each step's maps too (of at most 32 × 32 pixels, averaged over heads) and, with
               `watch=recorder.watch` as an argument of the run, its predictions
-    The run is the same to the bit as without. The edit keeps nothing; what was seen is in the recorder alone, as
-    averages that do not grow with the run. A new run starts anew: t shows it by rising, or an edit was given to the
-    recorder since.
+    The run is the same to the bit as without (to rounding, where an edit has `attend`). The edit keeps nothing; what
+    was seen is in the recorder alone, as averages that do not grow with the run. A new run starts anew: t shows it by
+    rising, or an edit was given to the recorder since.
 
     sizes, size  the (height, width) of the maps seen, largest first; the one that `maps` gives if none is named
     times        the t of every step kept, falling

@@ -75,7 +75,7 @@ def arguments():
     add("--width", type=int, metavar="PIXELS", help="of the pictures (the model's own)")
     add("--cross-steps", action="append", default=["0.8"], metavar="[WORD=]STEPS",
         help="part of the steps in which cross-attention maps are injected, from the noise on (0.8); repeatable")
-    add("--self-steps", default="0.4", metavar="STEPS", help="the same for self-attention maps (%(default)s)")
+    add("--self-steps", metavar="STEPS", help="the same for self-attention maps (0.4)")
     add("--reweight", action="append", default=[], metavar="WORD=C[,C...]",
         help="times C for the maps of a word or phrase of the target; several C make one target each; repeatable. "
              "Where a word is named, here and elsewhere: red#2 is the second red, <start> and <end> those tokens")
@@ -143,6 +143,8 @@ def per_prompt(words, prompts, option):
         return None
     if len(words) not in (1, len(prompts)):
         raise ValueError(f"{option} takes one word, or one for each of the {len(prompts)} prompts, not {len(words)}")
+    if set(words) == {"-"}:
+        raise ValueError(f"{option} names no word: - stands for a prompt without one, and another one needs one")
     words = [None if word == "-" else word for word in words]
     return words * len(prompts) if len(words) == 1 else words
 
@@ -153,6 +155,8 @@ def check_alone(args):
         if getattr(args, option):
             raise ValueError(f"--{option} says where a target may change, and there is no TARGET; prompts come first, "
                              "before the options")
+    if len(args.cross_steps) > 1 or args.self_steps is not None:
+        raise ValueError("--cross-steps and --self-steps say how long maps go into a target, and there is no TARGET")
     if args.maps is None and args.page is None:
         raise ValueError("there is nothing to edit: give a TARGET, or --reweight a word of SOURCE; or --maps or --page "
                          "to look at the maps of SOURCE alone")
@@ -234,6 +238,7 @@ def run(args, command):
     targets, target_weights = spread(args.source, args.targets, weights(args.reweight))
     if not targets:
         check_alone(args)
+    args.self_steps = "0.4" if args.self_steps is None else args.self_steps
     prompts = [args.source, *targets]
     if args.singles and args.maps in single_files(args.out, prompts):
         raise ValueError(f"--maps and --singles would both write {args.maps}")

@@ -90,7 +90,7 @@ def find(tokenizer, prompt, phrase):
               if sum(parts[i:j], []) == wanted]
     chosen = places if number is None else places[int(number) - 1:int(number)]
     if places and not chosen:
-        raise ValueError(f"{phrase!r} is not in the prompt {prompt!r}, which has only {len(places)} of {name!r}")
+        raise ValueError(f"{phrase!r} is not in the prompt {prompt!r}, which has {name!r} from #1 to #{len(places)}")
     if not chosen:
         raise ValueError(f"{phrase!r} is not in the prompt {prompt!r}; its words are: "
                          + (", ".join(dict.fromkeys(u.text for u in there)) or "none"))

@@ -132,20 +132,21 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
 def check_finite(what, numbers, dtype):
     """Raises ValueError where numbers are not finite, which in the end would be a black picture."""
     if not numbers.isfinite().all():
-        raise ValueError(f"{what} are not finite numbers: {dtype} is too narrow for this model (try bfloat16 or "
-                         "float32), or its weights are not finite")
+        narrow = f"{dtype} is too narrow for this model (try bfloat16 or float32), or " * (dtype == torch.float16)
+        raise ValueError(f"{what} are not finite numbers: {narrow}its weights are not finite")
 
 
 def facts(model, times):
     """What an inversion depends on of its model, by name: numbers, or lists of them, that JSON can keep."""
     levels = [alpha for i in range(len(times)) for alpha in alphas(model.schedule, times, i)]
     predicts = [float(model.schedule.prediction == "v_prediction")]
-    weights = torch.cat([parameter.flatten()[:1] for parameter in model.unet.parameters()])    # one of each
+    parts = [part for part in (model.unet, model.vae, model.text_encoder, model.text_encoder_2) if part is not None]
+    weights = torch.cat([parameter.flatten()[:1].float() for part in parts for parameter in part.parameters()])
     c = model.unet.config
     return {"text width": c["cross_attention_dim"], "number of tokens": model.tokenizer.model_max_length,
             "number of latent channels": c["in_channels"], "VAE factor": model.vae.factor,
             "scale of latents": model.vae.config["scaling_factor"], "noise schedule": levels, "prediction": predicts,
-            "weights": weights.float().tolist()}
+            "weights": weights.tolist()}                   # the first number of each
 
 
 def check_facts(inversion, ours):

@@ -292,13 +292,15 @@ def test_an_index_that_lies_is_refused(copy, change, says):
 
 
 def test_shards_that_are_missing_or_overlap_are_named(copy):
-    """A tensor in two shards; then a shard that is not there."""
+    """A tensor in two shards; then a shard that is not there; then the index."""
     index = shard(copy / UNET)
     first, second = sorted(copy.glob("unet/*-of-*"))
     rewrite(first, lambda tensors: tensors | dict(list(load_file(second).items())[:1]))
     refused(copy, str(index), "does not say", first.name)
     second.unlink()
     refused(copy, str(index), second.name, "missing", error=FileNotFoundError)
+    index.unlink()
+    refused(copy, first.name, "no index", index.name, error=FileNotFoundError)
 
 
 # ---- what is no file of weights ------------------------------------------------------------------------------------
@@ -307,10 +309,11 @@ def test_shards_that_are_missing_or_overlap_are_named(copy):
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
     (b"<!DOCTYPE html>\n<html><body>Please log in</body></html>", "web page"), (b"\xef\xbb\xbf <HTML>", "web page")])
 def test_what_came_in_place_of_weights_is_named(copy, content, says):
-    """A Git LFS pointer and a web page, in a folder, as a shard, as a single file."""
+    """A Git LFS pointer and a web page, in a folder, as a shard, as a single file, as a config."""
     index = shard(copy / VAE)
     first = sorted(copy.glob("vae/*-of-*"))[0]
-    for file, path in ((first, copy), (copy / UNET, copy), (copy / "file.safetensors", copy / "file.safetensors")):
+    for file, path in ((first, copy), (copy / UNET, copy), (copy / "file.safetensors", copy / "file.safetensors"),
+                       (copy / "unet/config.json", copy)):
         file.write_bytes(content)
         assert index.exists() and refused(path, f"{file} is ", says)
 
@@ -392,7 +395,7 @@ def test_a_vae_that_is_not_there_not_one_or_of_another_kind_is_refused(folder, x
     refused(folder, "nowhere", "--vae", vae="nowhere", error=FileNotFoundError)
     (tmp_path / "vae.pt").write_bytes(b"\x80")
     refused(folder, "pickled", vae=tmp_path / "vae.pt")
-    refused(folder, str(folder / "config.json"), vae=folder)
+    refused(folder, "is a whole checkpoint", str(folder / "vae"), vae=folder)
     refused(folder, str(folder / UNET), "lacks", "encoder", vae=folder / UNET)
     refused(xl_folder, str(folder / "vae"), "0.18215", "0.13025", vae=folder / "vae")
 

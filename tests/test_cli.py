@@ -287,8 +287,8 @@ BAD = {
     "weights in different numbers": (["--reweight", "big=1,2", "--reweight", "river=1,2,3"], "2 and 3"),
     "blend on an absent word": (["--blend", "dog"], "dog"),
     "blend on a word of the source only": (["--blend", "car"], "bicycle"),
-    "blend without any word": (["--blend", "-"], "no word for"),
-    "weight of a word that is not so often there": (["--reweight", "a#3=2"], "only 2 of 'a'"),
+    "blend without any word": (["--blend", "-"], "--blend names no word"),
+    "weight of a word that is not so often there": (["--reweight", "a#3=2"], "'a' from #1 to #2"),
     "blend words in a wrong number": (["--blend", "big", "big", "big"], "--blend"),
     "subtract on an absent word": (["--blend", "big", "--subtract", "dog"], "dog"),
     "subtract without blend": (["--subtract", "river"], "--blend"),
@@ -339,6 +339,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, photo, case):
     ([], "SOURCE"), ([SOURCE], "--maps or --page"), (["--blend", "big", SOURCE, TARGET], "prompts come first"),
     ([SOURCE, "--blend", "big", TARGET], "prompts come first"),
     ([SOURCE, "--maps", "m.png", "--mask", "m.png"], "TARGET"),
+    ([SOURCE, "--maps", "m.png", "--self-steps", "0.4"], "no TARGET"),
+    ([SOURCE, "--maps", "m.png", "--cross-steps", "big=0.4"], "no TARGET"),
     ([SOURCE, "big " * 76], "78 tokens"), (["big " * 76, TARGET], "78 tokens"),
     ([SOURCE, TARGET, TARGET, TARGET, "--reweight", "big=1,2"], "2 factors for 3 targets")])
 def test_bad_prompts_are_one_line_and_leave_nothing(run, prompts, says):

@@ -157,7 +157,8 @@ def test_a_prediction_is_given_or_marked_before_it_is_judged(tensors, words, tmp
     ({"prediction_type": "x0"}, "epsilon",
      "as SD 1.x has it, unless --prediction says otherwise; its metadata say modelspec.prediction_type = 'x0', "
      "which p2p_min does not know"),
-    ({"prediction_type": "x0", "predict_key": "v"}, "v_prediction", "'x0' and modelspec.predict_key = 'v', which")])
+    ({"prediction_type": "x0", "predict_key": "v"}, "v_prediction",
+     "its metadata say so; its metadata say modelspec.prediction_type = 'x0', which p2p_min does not know")])
 def test_metadata_say_the_prediction_in_many_spellings(tensors, tmp_path, metadata, prediction, says):
     """Under both keys; what nobody knows is told."""
     metadata = {f"modelspec.{key}": value for key, value in metadata.items()}
@@ -166,7 +167,9 @@ def test_metadata_say_the_prediction_in_many_spellings(tensors, tmp_path, metada
     assert found.prediction == prediction and says in found.why
 
 
-@pytest.mark.parametrize("said, says", [("v-zsnr", "zero terminal SNR"), ("epsilon", "contradicts itself")])
+@pytest.mark.parametrize("said, says", [
+    ("v-zsnr", "zero terminal SNR"), ("v_prediction_zero_terminal", "zero terminal SNR"),
+    ("epsilon", "contradicts itself")])
 def test_metadata_that_say_zero_snr_or_two_things_are_refused(tensors, words, tmp_path, said, says):
     """Of two things, --prediction may say which; of another schedule it says nothing."""
     metadata = {"modelspec.predict_key": "v", "modelspec.prediction_type": said}
@@ -353,6 +356,8 @@ def test_a_vae_is_taken_in_place_of_the_files_own(files, folder, words, tensors,
                  "--vae", str(folder / "vae")]) == 0
     assert f"; with the VAE of {folder / 'vae'}) on cpu" in capsys.readouterr().out
     assert torch.equal(p2p.load(files("sd1"), "cpu", tokenizer=words, vae=folder / "vae").vae.quant_conv.weight, theirs)
+    for whole, says in ((folder, "--vae takes its folder"), (files("sd1"), "--vae takes a VAE alone")):
+        refused(files("sd1"), str(whole), "is a whole checkpoint", says, tokenizer=words, vae=whole)
     spoilt = write(tmp_path / "spoilt.safetensors", alone | {"encoder.stranger": torch.zeros(1)})
     refused(files("sd1"), str(spoilt), "does not know", "encoder.stranger", tokenizer=words, vae=spoilt)
 

@@ -23,16 +23,16 @@ def open_file(file):
 
 
 def instead(file):
-    """What came in place of a safetensors file, where that can be told from how it begins."""
+    """What came in place of a file that was meant, where that can be told from how it begins."""
     try:
         with open(file, "rb") as opened:
             start = opened.read(100)
     except OSError:
         return None
     if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, which only stands for the weights: run git lfs pull where it was cloned"
+        return "a Git LFS pointer, which only stands for the file: run git lfs pull where it was cloned"
     if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml|!--)", start, re.IGNORECASE):
-        return "a web page, not the weights: download the file itself"
+        return "a web page, not what was meant: download the file itself"
     return None
 
 
@@ -85,7 +85,7 @@ def read_json(file):
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} is missing") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
+        raise ValueError(f"{file} is {instead(file) or f'no readable JSON: {error}'}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{file} does not hold a JSON object")
     return config

@@ -85,6 +85,9 @@ def weights_file(part, folder, dtype):
     if found is None:
         for file in sorted(folder.iterdir()):
             refuse_pickle(file)
+            if re.search(r"-\d{5}-of-\d{5}\.", file.name):
+                raise FileNotFoundError(f"{folder} has shards, as {file.name}, but no index of them, "
+                                        f"{names.STEMS[part]}.safetensors.index.json")
         raise FileNotFoundError(f"{folder} has no {names.STEMS[part]}.safetensors, nor one of half precision or in "
                                 "shards")
     return folder / found

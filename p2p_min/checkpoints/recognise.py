@@ -11,6 +11,7 @@ SCHEDULER = dict(
 PREDICTIONS = ("epsilon", "v_prediction")
 PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")       # of a file's metadata …
 SPELLINGS = dict(epsilon="epsilon", eps="epsilon", v="v_prediction", v_prediction="v_prediction", v_pred="v_prediction")
+ZERO_SNR = re.compile(r"z(ero)?[-_ ]?(t(erminal)?[-_ ]?)?snr|zero[-_ ]?terminal", re.IGNORECASE)
 V_SPREAD = 0.09            # of one norm's bias: v-prediction models of 2.x lie above it, the others below (ComfyUI)
 V_BLOCK = 11               # where that norm is in the whole UNet of 2.x
 SD2_LAYERS = 23            # of OpenCLIP's 24: SD 2.x reads the last but one, through the final norm
@@ -57,6 +58,8 @@ def recognise(stored, prediction=None, own_vae=True):
 def recognise_vae(stored, is_xl):
     """A VAE alone in an open file, for a model that is SDXL or not: its own tensors do not tell."""
     shapes = shapes_of(stored)
+    if any(name.startswith(UNET) for name in shapes):
+        raise ValueError("is a whole checkpoint, or a UNet; --vae takes a VAE alone")
     prefix = VAE if any(name.startswith(VAE) for name in shapes) else ""
     return Found("VAE", dict(vae=prefix), dict(vae=vae_config(shapes, prefix, is_xl)), "", "", {})
 
@@ -97,13 +100,14 @@ def choose_prediction(stored, shapes, kind, given):
     """What the UNet predicts, and how that is known: shapes cannot tell."""
     metadata = stored.metadata() or {}                     # in any order
     said = {key: metadata[key] for key in PREDICTION_KEYS if key in metadata}
-    meant = {SPELLINGS.get(value.strip().lower().replace("-", "_")) for value in said.values()}
-    told = " and ".join(f"{key} = {value[:40]!r}" for key, value in said.items())
-    if "ztsnr" in shapes or "snr" in told.lower():
+    meant = {key: SPELLINGS.get(value.strip().lower().replace("-", "_")) for key, value in said.items()}
+    tell = lambda keys: " and ".join(f"{key} = {said[key][:40]!r}" for key in keys)
+    told, strange = tell(said), tell(key for key in said if meant[key] is None)
+    if "ztsnr" in shapes or any(ZERO_SNR.search(value) for value in said.values()):
         why = "it has a tensor named ztsnr" if "ztsnr" in shapes else f"its metadata say {told}"
         raise ValueError(f"was trained to zero terminal SNR ({why}), which p2p_min does not implement")
-    prediction, why = known_prediction(stored, shapes, kind, given, meant - {None}, told)
-    return prediction, why + f"; its metadata say {told}, which p2p_min does not know" * (None in meant)
+    prediction, why = known_prediction(stored, shapes, kind, given, {*meant.values()} - {None}, told)
+    return prediction, why + (f"; its metadata say {strange}, which p2p_min does not know" if strange else "")
 
 
 def known_prediction(stored, shapes, kind, given, meant, told):

@@ -28,7 +28,7 @@ def load_file(file, device, dtype, prediction, spacing, tokenizer, own_vae):
     spacing = spacing or ("trailing" if found.prefixes["text_encoder"] == names.SD_TURBO else "leading")
     schedule = Schedule.from_config(dict(SCHEDULER, prediction_type=found.prediction, timestep_spacing=spacing))
     about = f"{found.kind}, {found.prediction}: {found.why}; {spacing} timesteps, see --spacing"
-    if any(re.match(r"model_ema\.(?!decay$|num_updates$)", name) for name in there):
+    if any(re.match(r"(first_stage_model\.)?model_ema\.(?!decay$|num_updates$)", name) for name in there):
         about += "; its averaged weights (model_ema.) are left aside"
     return dict(parts, tokenizer=words, schedule=schedule, about=about)
 
@@ -38,6 +38,8 @@ def load_vae(file, path, parts, device):
     if not file.exists():
         raise FileNotFoundError(f"there is no VAE at {file}; --vae takes a diffusers folder vae/ or a single file")
     refuse_pickle(file)
+    if (file / "vae").is_dir():
+        raise ValueError(f"{file} is a whole checkpoint; --vae takes its folder {file / 'vae'}")
     dtype, is_xl, config = next(parts["unet"].parameters()).dtype, "text_encoder_2" in parts, path / "vae/config.json"
     scale = read_json(config).get("scaling_factor") if config.is_file() else None
     if file.is_dir():

@@ -144,7 +144,7 @@ def per_prompt(words, prompts, option):
     if len(words) not in (1, len(prompts)):
         raise ValueError(f"{option} takes one word, or one for each of the {len(prompts)} prompts, not {len(words)}")
     if set(words) == {"-"}:
-        raise ValueError(f"{option} names no word: - stands for a prompt without one, and another one needs one")
+        raise ValueError(f"{option} names no word: - is for a prompt without one, and one prompt at least needs one")
     words = [None if word == "-" else word for word in words]
     return words * len(prompts) if len(words) == 1 else words
 

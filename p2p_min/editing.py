@@ -5,7 +5,7 @@ import torch
 from tqdm import tqdm
 
 from .ddim import predict, step, timesteps
-from .inversion import Inversion, check_facts, facts
+from .inversion import Inversion, check_facts, check_finite, facts
 from .networks.config import is_number, is_whole
 from .networks.text import encode
 from .pictures import LARGEST, png, sheet, to_image
@@ -62,11 +62,11 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     """
     check_arguments(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, watch=watch)
     times = timesteps(model.schedule, steps)
-    own = facts(model, times)
+    model_facts = facts(model, times)
     if inversion is not None:
         inversion = getattr(inversion, "inversion", inversion)
         check_inversion(inversion, prompts[0], steps, guidance, negative, latents)
-        check_facts(inversion, own)
+        check_facts(inversion, model_facts)
         latents = inversion.latents[0]            # (1, 4, height/f, width/f)
     z = noise(model, len(prompts), seed, height, width, latents)
     size = [model.vae.factor * n for n in z.shape[-2:]]
@@ -95,7 +95,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         if blend is not None:
             z = torch.cat([z[:1], blend(z[:1], z[1:], t)])
         trajectory.append(z[:1])
-    kept = Inversion(torch.stack(trajectory).cpu(), prompts[0], "direct", guidance, facts=own)
+    kept = Inversion(torch.stack(trajectory).cpu(), prompts[0], "direct", guidance, facts=model_facts)
     return Result(decode(model, z), z, kept, list(prompts))
 
 
@@ -187,8 +187,6 @@ def decode(model, z):
     """
     dtype = next(model.vae.parameters()).dtype
     pictures = [model.vae.decode(row[None].to(dtype))[0].float() for row in z]
-    for what, numbers in (("latents", z), ("decoded pictures", torch.stack(pictures))):
-        if not numbers.isfinite().all():
-            raise ValueError(f"the {what} are not finite numbers: an edit made them so, or {dtype} is too narrow for "
-                             "this model (try bfloat16 or float32)")
+    for what, numbers, kind in (("latents", z, model.dtype), ("decoded pictures", torch.stack(pictures), dtype)):
+        check_finite(f"the {what}", numbers, kind, "an edit made them so, or ")
     return [to_image(x) for x in pictures]

@@ -76,7 +76,7 @@ class Inversion:
         try:
             with safe_open(path, "pt") as file:
                 settings = json.loads((file.metadata() or {})["p2p_min inversion"])
-                for numbers in (settings.get("facts") or {}).values():
+                for numbers in (settings.get("facts") or {}).values():     # a TypeError for what are none
                     torch.tensor(numbers, dtype=torch.float64)
                 return cls(**{name: file.get_tensor(name) for name in file.keys()}, **settings)
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -129,11 +129,11 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
     return Inversion(latents.cpu(), prompt, method, guidance, states, pooled, facts(model, times))
 
 
-def check_finite(what, numbers, dtype):
+def check_finite(what, numbers, dtype, or_why=""):
     """Raises ValueError where numbers are not finite, which in the end would be a black picture."""
     if not numbers.isfinite().all():
         narrow = f"{dtype} is too narrow for this model (try bfloat16 or float32), or " * (dtype == torch.float16)
-        raise ValueError(f"{what} are not finite numbers: {narrow}its weights are not finite")
+        raise ValueError(f"{what} are not finite numbers: {or_why}{narrow}its weights are not finite")
 
 
 def facts(model, times):
@@ -141,7 +141,7 @@ def facts(model, times):
     levels = [alpha for i in range(len(times)) for alpha in alphas(model.schedule, times, i)]
     predicts = [float(model.schedule.prediction == "v_prediction")]
     parts = [part for part in (model.unet, model.vae, model.text_encoder, model.text_encoder_2) if part is not None]
-    weights = torch.cat([parameter.flatten()[:1].float() for part in parts for parameter in part.parameters()])
+    weights = torch.stack([each[(0,) * each.ndim].float() for part in parts for each in part.parameters()])
     c = model.unet.config
     return {"text width": c["cross_attention_dim"], "number of tokens": model.tokenizer.model_max_length,
             "number of latent channels": c["in_channels"], "VAE factor": model.vae.factor,

@@ -204,7 +204,8 @@ def test_any_picture_can_be_fitted(mode):
                                   (32, "32"), (32, None), {32, 64}], ids=str)
 def test_a_size_that_is_none_says_so(size):
     """From the factor to 4096, whole numbers only."""
-    with pytest.raises(ValueError, match="size must be pixels of the shorter side, or .*from 8 to 4096, not") as caught:
+    says = "size must be pixels of the shorter side, or .*from 8 to 4096, not "
+    with pytest.raises(ValueError, match=says) as caught:
         fit(quarters(), size, 8)
     assert repr(size) in str(caught.value)
 

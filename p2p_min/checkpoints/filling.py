@@ -10,16 +10,24 @@ from safetensors import SafetensorError, safe_open
 from ..networks.text import text_encoder
 from ..networks.unet import UNet
 from ..networks.vae import VAE
-from .names import some
+from .names import PICKLED, some
 
 PARTS = dict(unet=UNet, vae=VAE, text_encoder=text_encoder, text_encoder_2=partial(text_encoder, projects=True))
 
 
 def open_file(file):
+    """A safetensors file, its tensors still on the disk. Raises ValueError for what is none, or pickled."""
+    refuse_pickle(file)
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is {instead(file) or f'not a readable safetensors file: {error}'}") from None
+
+
+def refuse_pickle(file):
+    if file.is_file() and file.suffix in PICKLED:
+        raise ValueError(f"{file} is a pickled checkpoint: reading it can run any code that its maker put in, so "
+                         "p2p_min does not. Convert it to safetensors, or get the safetensors version")
 
 
 def instead(file):

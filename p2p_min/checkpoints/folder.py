@@ -3,8 +3,17 @@ import re
 
 from ..ddim import Schedule
 from . import names
-from .filling import PARTS, default_dtype, describe, fill, in_one_line, open_weights, part_dtype, read_json
-from .hub import refuse_pickle
+from .filling import (
+    PARTS,
+    default_dtype,
+    describe,
+    fill,
+    in_one_line,
+    open_weights,
+    part_dtype,
+    read_json,
+    refuse_pickle,
+)
 from .tokenizers import choose_tokenizer, fit_tokenizer
 
 RENAME = dict(unet=str, vae=names.vae, text_encoder=names.text, text_encoder_2=names.text)

@@ -11,7 +11,7 @@ FOLDERS = (*names.STEMS, "tokenizer", "tokenizer_2", "scheduler")
 
 
 def find(path, dtype, own_vae):
-    """The folder or file that `path` means, fetched if it is a model on the hub, without `own_vae` but for its VAE."""
+    """The folder or file that `path` means; a model on the hub is fetched, without its VAE unless `own_vae`."""
     found = Path(path)
     if str(path) == "weights/toy" and not found.exists():  # the default, from outside the repository
         found = Path(__file__).resolve().parents[2] / path
@@ -20,7 +20,6 @@ def find(path, dtype, own_vae):
         if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", str(path)) and not is_file:
             return fetch(str(path), dtype, own_vae)
         raise FileNotFoundError(f"there is no checkpoint at {path}")
-    refuse_pickle(found)
     return found
 
 
@@ -61,9 +60,3 @@ def fetch(name, dtype, own_vae):
 
 def in_short(error):
     return " ".join(str(error).split())[:200] or repr(error)
-
-
-def refuse_pickle(file):
-    if file.is_file() and file.suffix in names.PICKLED:
-        raise ValueError(f"{file} is a pickled checkpoint: reading it can run any code that its maker put in, so "
-                         "p2p_min does not. Convert it to safetensors, or get the safetensors version")

@@ -27,8 +27,8 @@ class Found(NamedTuple):
 
 
 def recognise(stored, prediction=None, own_vae=True):
-    """What an open file holds, without `own_vae` but for its VAE. Raises ValueError, beginning with a verb, for what is
-    none of the three.
+    """What an open file holds; its VAE is left aside unless `own_vae`. Raises ValueError, beginning with a verb, for
+    what is none of the three.
     """
     shapes = shapes_of(stored)
     kind, prefixes = family(shapes)
@@ -111,7 +111,7 @@ def choose_prediction(stored, shapes, kind, given):
 
 
 def known_prediction(stored, shapes, kind, given, meant, told):
-    """The same but for what its metadata may say that nobody knows. meant: what else they say, and are `told` for."""
+    """(prediction, why). meant: the predictions that the metadata name; told: how they say it."""
     if given is not None:
         return given, "as given"
     if "v_pred" in shapes:
@@ -133,9 +133,8 @@ def known_prediction(stored, shapes, kind, given, meant, told):
 
 
 def unet_blocks(shapes):
-    """(layers of each block down, the same up, where today's names are), by the numbers that there are: for a slimmed
-    model, diffusers' conversion script leaves out those of the layers that lack, and gives what doubles the size one of
-    its own.
+    """(layers of each block down, the same up, `Found.places`), read from the numbers in the names. A slimmed model's
+    have gaps where diffusers' conversion script left out a layer, and what doubles the size may have its own number.
     """
     downs, ups, places = [[]], [[]], {}
     for i in numbers(shapes, UNET + "input_blocks.#.")[1:]:
@@ -168,7 +167,7 @@ def unet_blocks(shapes):
 
 
 def unet_config(shapes, kind, prediction):
-    """(config, where today's names are: `Found.places`)"""
+    """(config, `Found.places`)"""
     size = lambda name, dims: need(shapes, UNET + name, dims)
     depth = lambda layer: len(numbers(shapes, f"{UNET}{layer}.1.transformer_blocks.#."))
     downs, ups, places = unet_blocks(shapes)
@@ -202,8 +201,8 @@ def unet_config(shapes, kind, prediction):
 
 def vae_config(shapes, prefix, is_xl):
     """Its names are the original's or, in a file of its own, may be today's."""
-    down, layer = next((names_ for names_ in (("down_blocks", "resnets"), ("down", "block"))
-                        if f"{prefix}encoder.{names_[0]}.0.{names_[1]}.0.conv2.weight" in shapes), ("down", "block"))
+    is_todays = f"{prefix}encoder.down_blocks.0.resnets.0.conv2.weight" in shapes
+    down, layer = ("down_blocks", "resnets") if is_todays else ("down", "block")
     blocks = numbers(shapes, f"{prefix}encoder.{down}.#.")
     width = lambda i: need(shapes, f"{prefix}encoder.{down}.{i}.{layer}.0.conv2.weight", 4)[0]
     return dict(

@@ -5,7 +5,6 @@ from ..ddim import Schedule
 from . import names
 from .filling import PARTS, default_dtype, describe, fill, in_one_line, open_file, part_dtype, read_json
 from .folder import load_part
-from .hub import refuse_pickle
 from .recognise import SCHEDULER, recognise, recognise_vae, scaling_factor
 from .tokenizers import choose_tokenizer, find_tokenizer, fit_tokenizer
 
@@ -37,7 +36,6 @@ def load_vae(file, path, parts, device):
     """The VAE in a folder or file of its own, for the checkpoint at `path` whose other parts are loaded."""
     if not file.exists():
         raise FileNotFoundError(f"there is no VAE at {file}; --vae takes a diffusers folder vae/ or a single file")
-    refuse_pickle(file)
     if (file / "vae").is_dir():
         raise ValueError(f"{file} is a whole checkpoint; --vae takes its folder {file / 'vae'}")
     dtype, is_xl, config = next(parts["unet"].parameters()).dtype, "text_encoder_2" in parts, path / "vae/config.json"

@@ -253,6 +253,18 @@ def test_the_page_fits_narrow_and_wide_windows_light_and_dark(page, width):
 
 
 @needs_browser
+def test_a_page_of_one_prompt_says_nothing_of_an_edit(model, page, tmp_path):
+    """Its words have their maps; of what Edit did there is no heading, no map, no sentence. With a target there is."""
+    there = """[...document.querySelectorAll("h2, figure, #said, #fate, #keys")].filter(x => !x.hidden).map(
+        x => x.id || x.textContent.trim().split(" ")[0])"""
+    assert page.run(there) == ["What", "fate", "keys", "M", "M*", "M\u0302", "said", "From"]
+    html = p2p.explorer(model, *reversed(watched(model, ["a car"], None)))
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    with Page(tmp_path / "page.html", tmp_path / "browser") as alone:
+        assert alone.run(there) == ["M", "From"] and look(alone)["maps"]["M"] is not None
+
+
+@needs_browser
 def test_no_error_and_no_request_leaves_the_page(page, file):
     """In all of the above; the last of this file's tests in the browser."""
     told = [event for event in page.events if event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled")

@@ -15,6 +15,9 @@ function press(button, on) {
   button.setAttribute("aria-pressed", on);
 }
 
+// Of one prompt alone there is nothing to say about an edit.
+document.querySelectorAll("[data-edit]").forEach(element => { element.hidden = data.prompts.length === 1; });
+
 // ---- maps ----
 
 async function unpack({sheet, ranges}, [height, width]) {
@@ -84,8 +87,7 @@ function show() {
   const name = (prompt, word) => `“${data.prompts[prompt].words[word]}”`;
   const figures = {
     "M": [M, source === null ? "the source has no such word" : `source, ${name(0, source)}`],
-    "M-star": [star, star ? `target's own, ${name(state.target, target)}`
-      : to ? "the target has no such word" : "there is no target"],
+    "M-star": [star, star ? `target's own, ${name(state.target, target)}` : "the target has no such word"],
     "M-hat": [hat, hat ? `used for ${name(state.target, target)}` : "–"],
   };
   for (const [id, [map, text]] of Object.entries(figures)) {
@@ -125,7 +127,6 @@ function showFate(fates) {
 }
 
 function sentence(source, target, fates) {
-  if (data.prompts.length === 1) return "One prompt alone, which nothing edits: its maps are its own.";
   if (!fates) return "This word has no counterpart in the target: its map is used in the source only.";
   const word = `“${data.prompts[state.target].words[target]}”`;
   const numbers = [...fates].flatMap((fate, i) => fate === "o" ? [] : [1 + data.every * i]);

@@ -57,11 +57,11 @@ function draw(canvas, map, top) {
 const digits = value => `${value < 0 ? "−" : ""}${Number(Math.abs(value).toPrecision(2))}`;
 
 function summary(map) {
-  // Flat: from end to end less than a tenth of its largest value, one of the ten steps of the table of colours from 0 to
-  // the brightest. On any scale it then looks like one colour.
+  // Flat: it varies by less than a tenth of its largest value, which is one of the ten steps of colour from 0 to the
+  // brightest. On any scale it then looks like one colour.
   const {low, high, top} = extent([map]);
-  if (high - low < top / 10) return `flat: about ${digits((low + high) / 2)} everywhere, so it picks out no place`;
-  return low < 0 ? `from ${digits(low)} to ${digits(high)}` : `up to ${digits(high)}`;
+  if (high - low < top / 10) return `flat: about ${digits((low + high) / 2)} everywhere, so it points to no place`;
+  return low < 0 ? `from ${digits(low)} to ${digits(high < top / 255 ? 0 : high)}` : `up to ${digits(high)}`;
 }
 
 // ---- what there is to see ----
@@ -99,7 +99,7 @@ function show() {
 
   const name = (prompt, word) => `“${data.prompts[prompt].words[word]}”`;
   const figures = {
-    "M": [M, source === null ? "the source has no such word" : `source, ${name(0, source)}`],
+    "M": [M, source === null ? "the source has no such word" : `${to ? "source, " : ""}${name(0, source)}`],
     "M-star": [star, star ? `target's own, ${name(state.target, target)}` : "the target has no such word"],
     "M-hat": [hat, hat ? `used for ${name(state.target, target)}` : "–"],
   };
@@ -122,7 +122,7 @@ function show() {
   Object.assign($("size"), {value: state.size}).setAttribute("aria-valuetext", `${height} by ${width}`);
   for (const id of ["over", "shared"]) $(id).checked = state[id];
   $("step-said").textContent = stepSaid;
-  $("size-said").textContent = `${height}\u00a0×\u00a0${width}`;
+  $("size-said").textContent = `${height} × ${width}`;
   showFate(star ? to.fates[target] : "");
   const said = sentence(source, target, star ? to.fates[target] : "");
   if ($("said").textContent !== said) $("said").textContent = said;            // not read aloud again at every step
@@ -143,7 +143,7 @@ function showFate(fates) {
 
 function sentence(source, target, fates) {
   if (!fates) return "The target has no word for this one: its map is used in the source only.";
-  const word = `“${data.prompts[state.target].words[target]}”`;
+  const from = data.prompts[0], word = `“${data.prompts[state.target].words[target]}”`;
   const numbers = [...fates].flatMap((fate, i) => fate === "o" ? [] : [1 + data.every * i]);
   if (!numbers.length) {
     const who = source === null ? `${word} is new: the source has no map for it, so it` : word;
@@ -155,9 +155,8 @@ function sentence(source, target, fates) {
     : `${first === last ? `step ${first}` : `steps ${first} to ${last}`} of ${data.steps}`;
   const ends = isOpen ? "" : `; then, after τ = ${(1 - last / data.steps).toFixed(2)}, the word keeps its own map`;
   if (!state.step) return `The edit acts on ${word} in ${span}${ends}.`;
-  const other = source === null ? "the source" : `the source's “${data.prompts[0].words[source]}”`;
   return {
-    s: `At this step, the map of ${other} replaces ${word}'s own: M̂\u00a0=\u00a0M.`,
+    s: `At this step, the source's map of “${from.words[source]}” replaces the target's map of ${word}: M̂\u00a0=\u00a0M.`,
     o: `At this step, ${word} keeps its own map: M̂\u00a0=\u00a0M*. The edit acts in ${span}.`,
     x: `At this step, the map used for ${word} is neither M nor M*: it is re-weighted or mixed.`,
   }[fates[state.step - 1]];
@@ -190,8 +189,12 @@ function play(isOn) {
   advance();
 }
 
+function nameOf(prompt) {
+  return prompt ? "Target" : data.prompts.length > 1 ? "Source" : "Prompt";
+}
+
 function makeCard(of, prompt) {
-  const name = prompt ? "Target" : "Source";
+  const name = nameOf(prompt);
   const box = make("div", $("prompts"), {className: "prompt"});
   make("span", box, {className: "label", textContent: name});
   const tabs = [], labels = data.prompts.map(({label}, i) => label || `${i}`);
@@ -217,26 +220,27 @@ function makeCard(of, prompt) {
       onpointerenter: event => event.pointerType === "mouse" && point([prompt, word]), onpointerleave: () => point(null)});
     buttons.push({button, word});
   }
-  const text = of.pieces.map(piece => piece[0]).join(""), parts = [box];
-  const picture = (src, alt, caption, className = "") => {
-    const figure = make("figure", $("pictures"), {className}), stack = make("div", figure, {className: "stack"});
-    make("img", stack, {src, alt});
-    make("figcaption", figure, {textContent: caption});
-    parts.push(figure);
-    return stack;
-  };
-  const stack = picture(of.picture, `${name}: ${text}`, prompt && of.label ? `${name}, ${of.label}` : name);
+  const text = of.pieces.map(piece => piece[0]).join("");
+  const caption = data.prompts.length === 1 ? "" : prompt && of.label ? `${name}, ${of.label}` : name;
+  const figure = makePicture(of.picture, `${name}: ${text}`, caption), stack = figure.firstChild;
+  const canvas = make("canvas", stack, {ariaHidden: "true"}), parts = [box, figure];
   stack.tabIndex = 0;
-  const canvas = make("canvas", stack, {ariaHidden: "true"});
   if (prompt && of.without !== null) {
-    picture(data.without[of.without], `Without injection: ${text}`, "Target without injection, from the same noise",
-      "without");
+    parts.push(makePicture(data.without[of.without], `Without injection: ${text}`,
+      "Target without injection, from the same noise", "without"));
   }
   return {prompt, box, parts, tabs, buttons, stack, canvas};
 }
 
+function makePicture(src, alt, caption, className = "") {
+  const figure = make("figure", $("pictures"), {className});
+  make("img", make("div", figure, {className: "stack"}), {src, alt});
+  make("figcaption", figure, {textContent: caption});
+  return figure;
+}
+
 function makeStrip(pictures, prompt) {
-  const name = prompt ? "Target" : "Source";
+  const name = nameOf(prompt);
   const row = make("div", $("strips"), {className: "strip", role: "group", ariaLabel: name});
   return pictures.map((src, i) => {
     const step = data.strip.steps[i];

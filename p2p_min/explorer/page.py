@@ -28,8 +28,8 @@ def explorer(model, result, recorder, about="", *, without=None, labels=None):
     result    of the run
     recorder  `Recorder(..., per_step=True)`, given to it as `cross_edit=recorder(edit)` and `watch=recorder.watch`
     about     what to say of how the run was made: its command
-    without   the same prompts from the same noise with no edit: a `Result`, or its pictures, source first; each target's
-              is shown beside it
+    without   the same prompts from the same noise with no edit: a `Result`, or its pictures, source first; that of
+              each target is shown beside it
     labels    a text for each target, which tells it from the others: "fluffy × −2"; None: their numbers
     Raises ValueError where the recorder did not keep what the page shows, and for what does not belong to the run.
     """

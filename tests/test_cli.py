@@ -3,6 +3,7 @@ import dataclasses
 import json
 import shlex
 import warnings
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 import p2p_min as p2p
 from p2p_min.__main__ import main
+from p2p_min.pictures import png
 
 SOURCE, TARGET = "a big car next to a river", "a big bicycle next to a river"
 
@@ -216,6 +218,29 @@ def test_maps_and_page_are_written_beside_the_same_picture(run, model):
     assert Image.open("maps.png").tobytes() == p2p.word_sheet(recorder, result.images).tobytes()
     page = Path("page.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and "python -m p2p_min" in page
+
+
+def data_of_page():
+    return json.loads(Path("page.html").read_text(encoding="utf-8").split('type="application/json">')[1].split("</")[0])
+
+
+def test_the_page_shows_what_the_targets_are_without_injection(run, model, monkeypatch):
+    """One more run of the same settings, without edits; targets that differ in their weights alone are in it once."""
+    asked = watch(monkeypatch)
+    assert run(SOURCE, "--reweight", "big=-2,1", "--blend", "car", "--page", "page.html", "--seed", "3")[0] == 0
+    (prompts, *_), (plain, edits, settings) = asked
+    assert prompts == [SOURCE] * 3 and plain == [SOURCE] * 2 and not edits and settings.get("blend") is None
+    assert settings["seed"] == 3 and [of["label"] for of in data_of_page()["prompts"]] == [None, "big × −2", "big × 1"]
+    image = p2p.prompt_to_prompt(model, plain, steps=3, seed=3).images[1]
+    assert f"data:image/png;base64,{b64encode(png(image)).decode()}" in data_of_page()["without"]
+
+
+@pytest.mark.parametrize("options, labels", [
+    ([TARGET, "a car"], [None] * 2), ([TARGET, "a big car", "--reweight", "big=2"], [None] * 2),
+    ([TARGET, "--reweight", "big=2", "--reweight", "river=0.5"], ["big × 2, river × 0.5"])])
+def test_the_page_names_targets_by_weights_where_these_differ(run, options, labels):
+    assert run(SOURCE, *options, "--page", "page.html")[0] == 0
+    assert [of["label"] for of in data_of_page()["prompts"][1:]] == labels
 
 
 def test_maps_of_one_prompt_alone_need_no_edit(run, model):

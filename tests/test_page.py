@@ -202,7 +202,7 @@ def look(page):
         lit: [...document.querySelectorAll(".stack:has(canvas)")].filter(x => !x.closest("[hidden]")).map(
             x => x.classList.contains("lit") && getComputedStyle(x.firstChild).filter !== "none"
                 && x.lastChild.width > 1),
-        play: document.getElementById("play").textContent.slice(2),
+        play: document.getElementById("play").textContent.split(" ").at(-1),
         step: document.getElementById("step-said").textContent, size: document.getElementById("size-said").textContent,
         said: document.getElementById("said").textContent, high: document.getElementById("high").textContent,
         maps: Object.fromEntries([...document.querySelectorAll("canvas[id]")].map(

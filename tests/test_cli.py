@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import p2p_min as p2p
@@ -386,6 +387,24 @@ def test_warnings_of_libraries_are_silent_and_ours_are_one_line(run, monkeypatch
     monkeypatch.setattr(p2p, "load", load)
     status, out, err = run(SOURCE, TARGET)
     assert status == 0 and "not ours" not in err and "p2p-min: warning: ours\n" in err
+
+
+def test_words_that_the_toy_does_not_know_are_a_warning(run):
+    """A "lemon cake" would be a cake of any colour, without a word. Case and commas do not make a word unknown."""
+    for prompt, unknown in (("a Cake, on the GRASS", ""), ("a lemon cake with a candle", "candle, lemon, with")):
+        status, _, errors = run(prompt, "a cake on the grass", "--model", "weights/toy", steps=1)
+        warned = [line for line in errors.splitlines() if "does not know" in line]
+        assert status == 0 and len(warned) == bool(unknown) and all(f"know {unknown};" in line for line in warned)
+
+
+def test_a_small_model_on_the_cpu_takes_one_thread(run, monkeypatch):
+    """Unless the person has said how many: two processes that wait for each other's threads take ten times as long."""
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert run(SOURCE, TARGET, steps=1)[0] == 0 and chosen == []
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert run(SOURCE, TARGET, steps=1)[0] == 0 and chosen == [1]
 
 
 def test_few_steps_far_from_noise_are_one_warning_in_each_run(run, photo):

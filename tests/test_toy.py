@@ -9,6 +9,7 @@ import torch
 import p2p_min as p2p
 from conftest import DEVICE
 from p2p_min.align import find
+from p2p_min.checkpoints import hub
 from p2p_min.networks.text import encode
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,21 @@ def test_it_is_found_from_anywhere(tmp_path, monkeypatch):
     """`load()` without a path means the model in the repository, whatever the current folder is."""
     monkeypatch.chdir(tmp_path)
     assert Path(p2p.load(device="cpu").path) == FOLDER
+
+
+def test_its_name_is_never_asked_of_the_hub(tmp_path, monkeypatch):
+    """Where it is missing, that is the error: a stranger's model of the same name would be another one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "__file__", str(tmp_path / "p2p_min" / "checkpoints" / "hub.py"))
+    monkeypatch.setattr(hub, "fetch", lambda *_: pytest.fail("the hub was asked"))
+    with pytest.raises(FileNotFoundError, match="weights/toy"):
+        p2p.load()
+
+
+def test_its_words_are_those_of_the_drawn_world(toy):
+    """So that the command line can warn of others: all that captions say, and nothing else."""
+    said = {word for seed in range(3000) for word in world.caption(world.sample(seed)).split()}
+    assert set(toy.tokenizer.init_kwargs["known_words"]) == said
 
 
 def test_an_edit_that_returns_M_star_is_the_unedited_run(toy):

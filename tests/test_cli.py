@@ -48,11 +48,11 @@ def files():
 def watch(monkeypatch):
     """The prompts that a run is asked for, in a list that fills."""
     asked = []
-    paint = p2p.prompt_to_prompt
+    sample = p2p.prompt_to_prompt
 
     def spy(model, prompts, *edits, **arguments):
         asked.append((prompts, edits, arguments))
-        return paint(model, prompts, *edits, **arguments)
+        return sample(model, prompts, *edits, **arguments)
     monkeypatch.setattr(p2p, "prompt_to_prompt", spy)
     return asked
 
@@ -75,7 +75,7 @@ def test_device_and_model_are_named_in_one_line(run, folder):
 
 
 def test_single_pictures_are_the_same_as_those_of_the_library(run, model):
-    """--singles writes each picture, source first; they are what prompt_to_prompt paints with these arguments."""
+    """--singles writes each picture, source first; they are what prompt_to_prompt generates with these arguments."""
     prompts = [SOURCE, TARGET, "a big red car next to a river"]
     args = ["--singles", "--out", "x.png", "--seed", "4", "--guidance", "3", "--negative", "snow", "--height", "40",
             "--width", "24", "--cross-steps", "0.5", "--cross-steps", "bicycle=0.2,0.9", "--self-steps", "0.3"]
@@ -89,7 +89,7 @@ def test_single_pictures_are_the_same_as_those_of_the_library(run, model):
 
 
 def test_the_edit_can_be_repeated_from_the_pictures_text(run):
-    """The PNG's text holds the command and all parameters; the command paints the same picture again."""
+    """The PNG's text holds the command and all parameters; the command generates the same picture again."""
     run("a big café", "a red café", "--seed", "7", "--guidance", "2.5", "--reweight", "red=1.5", "--out", "first.png")
     first = Image.open("first.png")
     parameters = json.loads(first.text["parameters"])
@@ -205,7 +205,7 @@ def test_an_existing_picture_is_replaced_and_nothing_else_is_touched(run):
 
 
 def test_maps_and_page_are_written_beside_the_same_picture(run, model):
-    """--maps: the sheet of all words; --page: the explorer. The picture is the one that is painted without them."""
+    """--maps: the sheet of all words; --page: the explorer. The picture is the one that is generated without them."""
     assert run(SOURCE, TARGET, "--out", "alone.png")[0] == 0
     status, out, err = run(SOURCE, TARGET, "--maps", "maps.png", "--page", "page.html")
     assert status == 0 and not err and out.split()[-3:] == ["p2p.png", "maps.png", "page.html"]

@@ -1,4 +1,8 @@
 """Prompt-to-Prompt image editing with cross-attention control (Hertz et al. 2022), from scratch."""
+import warnings
+
+warnings.filterwarnings("ignore", "IProgress not found")   # transformers' tqdm, in every notebook without ipywidgets
+
 from .blend import LocalBlend
 from .checkpoints import load
 from .editing import prompt_to_prompt

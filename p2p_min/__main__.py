@@ -13,6 +13,7 @@ from PIL import Image, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 import p2p_min as p2p
+from p2p_min.align import words
 from p2p_min.ddim import SPACINGS
 from p2p_min.inversion import METHODS
 from p2p_min.pictures import fit, png, read, sheet, write
@@ -37,6 +38,7 @@ A window may be given instead of a fraction (--cross-steps 0.2,0.7) and per word
 """
 
 
+SMALL = 50_000_000                             # parameters of a UNet for which one thread is enough
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")        # CUDA, MPS; the CPU, twice
 
 
@@ -230,6 +232,22 @@ def check_outputs(args):
             raise ValueError(f"--{option} and --{names[path.resolve()]} are the same file, {path}")
 
 
+def use_few_threads(model):
+    """One thread for a small model on the CPU: more gain little, and on a busy machine they wait for each other."""
+    small = sum(each.numel() for each in model.unet.parameters()) < SMALL
+    if model.device.type == "cpu" and small and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+def warn_of_unknown_words(tokenizer, prompts):
+    """A small model may list the words that it was trained with ("known_words" in its tokenizer_config.json)."""
+    known = tokenizer.init_kwargs.get("known_words")
+    unknown = {unit.text for prompt in prompts for unit in words(tokenizer, prompt)}.difference(known or [])
+    if known and unknown:
+        print(f"p2p-min: warning: this model does not know {', '.join(sorted(unknown))}; it knows", *known,
+              file=sys.stderr)
+
+
 def single_files(out, prompts):
     return [out.with_name(f"{out.stem}-{i}.png") for i in range(len(prompts))]
 
@@ -255,6 +273,8 @@ def run(args, command):
 
     model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, spacing=args.spacing,
                      tokenizer=args.tokenizer, vae=args.vae)
+    use_few_threads(model)
+    warn_of_unknown_words(model.tokenizer, prompts)
     edit = p2p.auto(model.tokenizer, prompts, cross) if targets else None
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)

@@ -6,12 +6,14 @@
     t       float in (0, 1]: 1 at pure noise, 1 - i/N at step i of N
     M_hat   like M_star: what the targets use in its place
 
-The keys of a cross-attention map are text tokens, those of a self-attention map are pixels, row by row.
+Maps are float32 and on the model's device, whatever its dtype. The keys of a cross-attention map are text tokens, those
+of a self-attention map are pixels, row by row.
 An edit may have a method `active(height, width, t) -> bool`; where it says no, no map is made. Two more are for speed:
 `only_looks(height, width, t) -> bool`, yes where it returns M_star as it is: attention is as without it, to the bit;
 and `attend(q, k, v, size, t)`, used in place of calling an edit that needs no maps: it gets the rows of the source and
 the targets, and returns their attention as the function below does.
 """
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -34,14 +36,18 @@ def attend(q, k, v, size, edit=None, t=None, rows=None):
     if only_looks(edit, size, t):
         edit(*maps(q[:rows], k[:rows], size), t)
         return F.scaled_dot_product_attention(q, k, v)
+    attend_edited = edit.attend if hasattr(edit, "attend") else partial(edited, edit)
     plain = [F.scaled_dot_product_attention(q[rows:], k[rows:], v[rows:])] if rows < len(q) else []
-    if hasattr(edit, "attend"):
-        return torch.cat([edit.attend(q[:rows], k[:rows], v[:rows], size, t), *plain])
-    M, M_star = maps(q[:rows], k[:rows], size)
+    return torch.cat([attend_edited(q[:rows], k[:rows], v[:rows], size, t), *plain])
+
+
+def edited(edit, q, k, v, size, t):
+    """M V for the source, row 0, and M_hat V* for the targets, the rows after it: (rows, heads, pixels, d)."""
+    M, M_star = maps(q, k, size)                           # softmax(Q Kᵀ / √d)
     source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may write into M
-    M_hat = apply(edit, M, M_star, t)
-    targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:rows]
-    return torch.cat([source[None], targets, *plain])
+    M_hat = apply(edit, M, M_star, t)                      # Edit(M_t, M*_t, t)
+    targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:]
+    return torch.cat([source[None], targets])
 
 
 def maps(q, k, size):

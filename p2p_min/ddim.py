@@ -1,7 +1,12 @@
-"""DDIM (Song et al. 2020), eta 0: the noise schedule of a checkpoint and the two steps along it.
+"""DDIM (Song et al. 2020), eta 0: the two steps along the noise schedule of a checkpoint, and the schedule itself.
 
-Everything here is a pure function of tensors. The seed of the paper's DM(z_t, P, t, s) is spent on z_T: the steps are
-deterministic.
+With ᾱ = alphas_cumprod, a step from level ᾱ_t to the level below it, ᾱ_{t-1}, is
+
+    z_0     = (z_t − √(1 − ᾱ_t) eps) / √ᾱ_t                  the clean latent that eps foresees
+    z_{t-1} = √ᾱ_{t-1} z_0 + √(1 − ᾱ_{t-1}) eps              the same with less noise (equation 12)
+
+and inversion is the same with the two levels exchanged. All are pure functions. The seed of the paper's
+DM(z_t, P, t, s) is spent on z_T: the steps are deterministic.
 """
 import warnings
 from typing import NamedTuple
@@ -12,11 +17,6 @@ import torch
 from .networks.config import is_number, is_whole, read_config
 
 SPACINGS = ("leading", "trailing", "linspace")
-USED = dict(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
-            set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", timestep_spacing="leading")
-# A scheduler folder may name any scheduler (PNDM, Euler): what only concerns how those step has no bearing on DDIM.
-# `clip_sample` is for models of pixels: diffusers' Stable Diffusion pipeline turns it off, whatever the file says.
-CHANGES_MATHS = dict(thresholding=(False,), rescale_betas_zero_snr=(False,))
 
 
 class Schedule(NamedTuple):
@@ -33,58 +33,7 @@ class Schedule(NamedTuple):
 
         Raises ValueError for a value that is not implemented, naming it, and for a scheduler that has no betas at all.
         """
-        if config.get("beta_schedule") is None and config.get("trained_betas") is None:
-            raise ValueError(f"scheduler: {config.get('_class_name', 'its config')} has neither beta_schedule nor "
-                             "trained_betas, so its model is none for DDIM, which p2p_min runs (flow matching, EDM)")
-        known = {k: v for k, v in config.items() if k in USED or k in CHANGES_MATHS}
-        c = read_config(known, "scheduler", USED, CHANGES_MATHS)
-        choices = dict(prediction_type=("epsilon", "v_prediction"), beta_schedule=("linear", "scaled_linear"),
-                       timestep_spacing=SPACINGS)
-        for key, allowed in choices.items():
-            if c[key] not in allowed:
-                raise ValueError(f"scheduler: its config has {key} = {c[key]!r}; p2p_min implements "
-                                 + " or ".join(map(repr, allowed)))
-        n, first, last = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
-        for key, fits in (("num_train_timesteps", is_whole(n) and n > 0),
-                          ("beta_start", is_number(first) and first > 0), ("beta_end", is_number(last) and last > 0),
-                          ("steps_offset", is_whole(c["steps_offset"]) and c["steps_offset"] >= 0)):
-            if not fits:
-                raise ValueError(f"scheduler: its config has {key} = {c[key]!r}, which makes no sense")
-        if c["trained_betas"] is not None:
-            betas = torch.tensor(c["trained_betas"], dtype=torch.float32)
-            if betas.shape != (n,):
-                raise ValueError(f"scheduler: its config has {len(betas)} trained_betas for {n} timesteps")
-        elif c["beta_schedule"] == "scaled_linear":
-            betas = torch.linspace(first ** 0.5, last ** 0.5, n) ** 2
-        else:
-            betas = torch.linspace(first, last, n)
-        alphas_cumprod = (1 - betas).cumprod(0)
-        final_alpha = 1.0 if c["set_alpha_to_one"] else alphas_cumprod[0].item()
-        return cls(alphas_cumprod, final_alpha, c["steps_offset"], c["timestep_spacing"], c["prediction_type"])
-
-
-def timesteps(schedule, steps):
-    """The `steps` timesteps that the network is asked at, falling: a list of ints in 0 … 999.
-
-    Raises ValueError where the schedule has no such number of steps; warns where they begin far from noise.
-    """
-    train = len(schedule.alphas_cumprod)
-    if not is_whole(steps) or not 1 <= steps <= train:
-        raise ValueError(f"steps must be a whole number from 1 to {train}, not {steps!r}")
-    if schedule.spacing == "leading":
-        ratio = train // steps
-        offset = min(schedule.offset, train - 1 - (steps - 1) * ratio)      # never a time that does not exist
-        times = [i * ratio + offset for i in reversed(range(steps))]
-    elif schedule.spacing == "trailing":                   # numpy rounds halves as diffusers does
-        times = (np.arange(train, 0, -train / steps)[:steps].round().astype(int) - 1).tolist()
-    else:
-        times = np.linspace(0, train - 1, steps).round().astype(int)[::-1].tolist()
-    if times[0] < 0.8 * train:
-        warnings.warn(f"{schedule.spacing} spacing puts the first of {steps} timesteps at {times[0]}, "
-                      f"{train - 1 - times[0]} below the noisiest: pure noise is taken for a picture half done. "
-                      "Take spacing 'trailing' (--spacing trailing), which few-step models want, or another number of "
-                      "steps", stacklevel=1)               # one place, so that inversion and edit say it once
-    return times
+        return read_schedule(config)
 
 
 def alphas(schedule, times, i):
@@ -129,3 +78,67 @@ def inverse_step(schedule, z_below, output, times, i):
     """
     alpha, alpha_below = alphas(schedule, times, i)
     return move(z_below, to_eps(schedule, output, z_below, alpha), alpha_below, alpha)
+
+
+def timesteps(schedule, steps):
+    """The `steps` timesteps that the network is asked at, falling: a list of ints in 0 … 999.
+
+    Raises ValueError where the schedule has no such number of steps; warns where they begin far from noise.
+    """
+    train = len(schedule.alphas_cumprod)
+    if not is_whole(steps) or not 1 <= steps <= train:
+        raise ValueError(f"steps must be a whole number from 1 to {train}, not {steps!r}")
+    if schedule.spacing == "leading":
+        ratio = train // steps
+        offset = min(schedule.offset, train - 1 - (steps - 1) * ratio)      # never a time that does not exist
+        times = [i * ratio + offset for i in reversed(range(steps))]
+    elif schedule.spacing == "trailing":                   # numpy rounds halves as diffusers does
+        times = (np.arange(train, 0, -train / steps)[:steps].round().astype(int) - 1).tolist()
+    else:
+        times = np.linspace(0, train - 1, steps).round().astype(int)[::-1].tolist()
+    if times[0] < 0.8 * train:
+        warnings.warn(f"{schedule.spacing} spacing puts the first of {steps} timesteps at {times[0]}, "
+                      f"{train - 1 - times[0]} below the noisiest: pure noise is taken for a picture half done. "
+                      "Take spacing 'trailing' (--spacing trailing), which few-step models want, or another number of "
+                      "steps", stacklevel=1)               # one place, so that inversion and edit say it once
+    return times
+
+
+# What a scheduler's config says, and what it says of things that have no bearing here.
+USED = dict(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
+            set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", timestep_spacing="leading")
+# A scheduler folder may name any scheduler (PNDM, Euler): what only concerns how those step has no bearing on DDIM.
+# `clip_sample` is for models of pixels: diffusers' Stable Diffusion pipeline turns it off, whatever the file says.
+CHANGES_MATHS = dict(thresholding=(False,), rescale_betas_zero_snr=(False,))
+
+
+def read_schedule(config):
+    """See `Schedule.from_config`."""
+    if config.get("beta_schedule") is None and config.get("trained_betas") is None:
+        raise ValueError(f"scheduler: {config.get('_class_name', 'its config')} has neither beta_schedule nor "
+                         "trained_betas, so its model is none for DDIM, which p2p_min runs (flow matching, EDM)")
+    known = {k: v for k, v in config.items() if k in USED or k in CHANGES_MATHS}
+    c = read_config(known, "scheduler", USED, CHANGES_MATHS)
+    choices = dict(prediction_type=("epsilon", "v_prediction"), beta_schedule=("linear", "scaled_linear"),
+                   timestep_spacing=SPACINGS)
+    for key, allowed in choices.items():
+        if c[key] not in allowed:
+            raise ValueError(f"scheduler: its config has {key} = {c[key]!r}; p2p_min implements "
+                             + " or ".join(map(repr, allowed)))
+    n, first, last = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
+    for key, fits in (("num_train_timesteps", is_whole(n) and n > 0),
+                      ("beta_start", is_number(first) and first > 0), ("beta_end", is_number(last) and last > 0),
+                      ("steps_offset", is_whole(c["steps_offset"]) and c["steps_offset"] >= 0)):
+        if not fits:
+            raise ValueError(f"scheduler: its config has {key} = {c[key]!r}, which makes no sense")
+    if c["trained_betas"] is not None:
+        betas = torch.tensor(c["trained_betas"], dtype=torch.float32)
+        if betas.shape != (n,):
+            raise ValueError(f"scheduler: its config has {len(betas)} trained_betas for {n} timesteps")
+    elif c["beta_schedule"] == "scaled_linear":
+        betas = torch.linspace(first ** 0.5, last ** 0.5, n) ** 2
+    else:
+        betas = torch.linspace(first, last, n)
+    alphas_cumprod = (1 - betas).cumprod(0)
+    final_alpha = 1.0 if c["set_alpha_to_one"] else alphas_cumprod[0].item()
+    return Schedule(alphas_cumprod, final_alpha, c["steps_offset"], c["timestep_spacing"], c["prediction_type"])

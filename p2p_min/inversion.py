@@ -31,7 +31,7 @@ ENOUGH, MORE_ENOUGH = 1e-5, 1e-3                           # it stops below ENOU
 GRADIENT_SCALE = 2.0 ** 14                                 # so that fp16 has room for the gradient
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inversion:
     """A picture as the source of edits. It belongs to the model that made it, and serves any number of runs.
 
@@ -51,6 +51,9 @@ class Inversion:
     unconditional: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
     facts: dict | None = None
+
+    def __repr__(self):
+        return f"Inversion({self.prompt!r}, {self.method}, {self.steps} steps)"
 
     @property
     def steps(self):

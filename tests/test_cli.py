@@ -7,6 +7,7 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import p2p_min as p2p
@@ -49,11 +50,11 @@ def files():
 def watch(monkeypatch):
     """The prompts that a run is asked for, in a list that fills."""
     asked = []
-    paint = p2p.prompt_to_prompt
+    sample = p2p.prompt_to_prompt
 
     def spy(model, prompts, *edits, **arguments):
         asked.append((prompts, edits, arguments))
-        return paint(model, prompts, *edits, **arguments)
+        return sample(model, prompts, *edits, **arguments)
     monkeypatch.setattr(p2p, "prompt_to_prompt", spy)
     return asked
 
@@ -76,7 +77,7 @@ def test_device_and_model_are_named_in_one_line(run, folder):
 
 
 def test_single_pictures_are_the_same_as_those_of_the_library(run, model):
-    """--singles writes each picture, source first; they are what prompt_to_prompt paints with these arguments."""
+    """--singles writes each picture, source first; they are what prompt_to_prompt generates with these arguments."""
     prompts = [SOURCE, TARGET, "a big red car next to a river"]
     args = ["--singles", "--out", "x.png", "--seed", "4", "--guidance", "3", "--negative", "snow", "--height", "40",
             "--width", "24", "--cross-steps", "0.5", "--cross-steps", "bicycle=0.2,0.9", "--self-steps", "0.3"]
@@ -90,7 +91,7 @@ def test_single_pictures_are_the_same_as_those_of_the_library(run, model):
 
 
 def test_the_edit_can_be_repeated_from_the_pictures_text(run):
-    """The PNG's text holds the command and all parameters; the command paints the same picture again."""
+    """The PNG's text holds the command and all parameters; the command generates the same picture again."""
     run("a big café", "a red café", "--seed", "7", "--guidance", "2.5", "--reweight", "red=1.5", "--out", "first.png")
     first = Image.open("first.png")
     parameters = json.loads(first.text["parameters"])
@@ -206,7 +207,7 @@ def test_an_existing_picture_is_replaced_and_nothing_else_is_touched(run):
 
 
 def test_maps_and_page_are_written_beside_the_same_picture(run, model):
-    """--maps: the sheet of all words; --page: the explorer. The picture is the one that is painted without them."""
+    """--maps: the sheet of all words; --page: the explorer. The picture is the one that is generated without them."""
     assert run(SOURCE, TARGET, "--out", "alone.png")[0] == 0
     status, out, err = run(SOURCE, TARGET, "--maps", "maps.png", "--page", "page.html")
     assert status == 0 and not err and out.split()[-3:] == ["p2p.png", "maps.png", "page.html"]
@@ -411,6 +412,24 @@ def test_warnings_of_libraries_are_silent_and_ours_are_one_line(run, monkeypatch
     monkeypatch.setattr(p2p, "load", load)
     status, out, err = run(SOURCE, TARGET)
     assert status == 0 and "not ours" not in err and "p2p-min: warning: ours\n" in err
+
+
+def test_words_that_the_toy_does_not_know_are_a_warning(run):
+    """A "lemon cake" would be a cake of any colour, without a word. Case and commas do not make a word unknown."""
+    for prompt, unknown in (("a Cake, on the GRASS", ""), ("a lemon cake with a candle", "candle, lemon, with")):
+        status, _, errors = run(prompt, "a cake on the grass", "--model", "weights/toy", steps=1)
+        warned = [line for line in errors.splitlines() if "does not know" in line]
+        assert status == 0 and len(warned) == bool(unknown) and all(f"know {unknown};" in line for line in warned)
+
+
+def test_a_small_model_on_the_cpu_takes_one_thread(run, monkeypatch):
+    """Unless the person has said how many: two processes that wait for each other's threads take ten times as long."""
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert run(SOURCE, TARGET, steps=1)[0] == 0 and chosen == []
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert run(SOURCE, TARGET, steps=1)[0] == 0 and chosen == [1]
 
 
 def test_few_steps_far_from_noise_are_one_warning_in_each_run(run, photo):

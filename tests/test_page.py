@@ -19,7 +19,7 @@ PROMPTS = ["a big car, next to a river", "a big bicycle, next to a river", "a re
 STEPS = 5
 
 
-def paint(model, prompts=PROMPTS):
+def sample(model, prompts=PROMPTS):
     """(recorder, result) of a swap and a refinement, re-weighted in one word, for three of five steps."""
     edit = p2p.reweight(model.tokenizer, prompts, {"next": -2.0}, p2p.auto(model.tokenizer, prompts, 0.6), 0.6)
     return watched(model, prompts, edit)
@@ -32,7 +32,7 @@ def watched(model, prompts, edit):
 
 @pytest.fixture(scope="module")
 def run(model):
-    return paint(model)
+    return sample(model)
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,18 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_lo
 from . import names
 from .filling import read_index
 
+TOY = "weights/toy"                            # in an installed package, and beside it in a clone
 FOLDERS = (*names.STEMS, "tokenizer", "tokenizer_2", "scheduler")
 
 
 def find(path, dtype, own_vae):
     """The folder or file that `path` means; a model on the hub is fetched, without its VAE unless `own_vae`."""
     found = Path(path)
-    if str(path) == "weights/toy" and not found.exists():  # the default, from outside the repository
-        found = Path(__file__).resolve().parents[2] / path
+    if found.as_posix() == TOY and not found.exists():     # the default, from any folder; never a name on the hub
+        package = Path(__file__).resolve().parents[1]
+        found = next((root / TOY for root in (package, package.parent) if (root / TOY).is_dir()), None)
+        if found is None:
+            raise FileNotFoundError(f"{TOY}, the small model, is not beside p2p_min; install p2p_min again")
     if not found.exists():
         is_file = found.suffix in (".safetensors", *names.PICKLED)
         if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", str(path)) and not is_file:

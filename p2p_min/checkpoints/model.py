@@ -18,7 +18,7 @@ from .single_file import load_file, load_vae
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     tokenizer: object
     text_encoder: nn.Module
@@ -29,6 +29,9 @@ class Model:
     text_encoder_2: nn.Module | None = None                # SDXL's, which reads the same tokens, padded otherwise
     zeros_for_empty: bool = True                           # SDXL: an empty negative prompt is zeros
     about: str = ""                                        # what it was taken for, and why; what of it is left aside
+
+    def __repr__(self):
+        return f"Model({self.path!r} on {self.device}, {str(self.dtype).removeprefix('torch.')})"
 
     @property
     def device(self):

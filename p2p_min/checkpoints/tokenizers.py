@@ -26,7 +26,8 @@ def load_tokenizer(folder):
         written["added_tokens"] = [token for token in written["added_tokens"] if token["content"] not in text]
         tokenizer = CLIPTokenizerFast(
             tokenizer_object=Tokenizer.from_str(json.dumps(written)), bos_token=read.bos_token,
-            eos_token=read.eos_token, model_max_length=read.model_max_length, name_or_path=str(folder))
+            eos_token=read.eos_token, model_max_length=read.model_max_length, name_or_path=str(folder),
+            known_words=read.init_kwargs.get("known_words"))
     except Exception as error:                             # the tokenizers library raises bare Exceptions
         raise ValueError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from None
     tokenizer.pad_token = read.pad_token                   # afterwards: this way it makes no word a special token

@@ -1,9 +1,11 @@
 """What the lessons draw and measure with: sheets of pictures and maps, matrices with
 their labels, the overlap of outlines.
 
-Figures go to build/lessons, or to the folder that LESSON_FIGURES names. In a notebook they also show themselves.
+A notebook shows them below their cell. A script writes them to build/lessons, or to the folder LESSON_FIGURES.
 """
+import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from p2p_min.explorer.sheets import colours
 from p2p_min.pictures import sheet
 
-FOLDER = Path(os.environ.get("LESSON_FIGURES", Path(__file__).resolve().parents[2] / "build" / "lessons"))
+FOLDER = Path(os.environ.get("LESSON_FIGURES", "build/lessons"))
 
 
 def heat(array, low=0.0, high=None):
@@ -23,7 +25,7 @@ def heat(array, low=0.0, high=None):
 
 
 def show(name, cells, captions, columns=None, side=192, scale="shared"):
-    """One sheet of pictures and of maps (2-D arrays), each over its caption; saved as NAME.png and returned.
+    """One sheet of pictures and of maps (2-D arrays), each over its caption.
 
     scale  "shared": all maps from 0 to the largest number of them all; "own": each from 0 to its own largest
     """
@@ -57,10 +59,16 @@ def matrix(name, array, rows, columns, cell=30):
 
 
 def save(name, picture):
+    if "ipykernel" in sys.modules:                         # in a notebook
+        from IPython.display import Image as Shown
+        from IPython.display import display
+        content = io.BytesIO()
+        picture.save(content, "JPEG", quality=92)          # a third of a PNG, so that notebooks stay small
+        display(Shown(content.getvalue(), format="jpeg"))
+        return
     FOLDER.mkdir(parents=True, exist_ok=True)
     picture.save(FOLDER / f"{name}.png", optimize=True)
     print(f"figure: {FOLDER / name}.png")
-    return picture
 
 
 def overlap(a, b):

@@ -121,7 +121,10 @@ def make_data(work, count):
             captions.append(words)
             groups.append(group)
     (work / "captions.json").write_text(json.dumps(dict(captions=captions, groups=groups)))
-    train_tokenizer([" ".join(text for text, _ in words) for words in captions]).save_pretrained(work / "tokenizer")
+    texts = [" ".join(text for text, _ in words) for words in captions]
+    tokenizer = train_tokenizer(texts)
+    tokenizer.init_kwargs["known_words"] = sorted({word for text in texts for word in text.split()})
+    tokenizer.save_pretrained(work / "tokenizer")
     pictures.flush()
     unfinished.replace(work / "pictures.npy")
 

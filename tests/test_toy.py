@@ -60,6 +60,25 @@ def test_its_name_is_never_asked_of_the_hub(tmp_path, monkeypatch):
         p2p.load()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_the_default_dtype_of_torch_changes_nothing(dtype):
+    """Neither the seed's noise, nor the schedule, nor an edit: all say their own."""
+    prompts = ["a red car", "a blue car"]
+
+    def run():
+        model = p2p.load(FOLDER, "cpu")
+        edit = p2p.reweight(model.tokenizer, prompts, {"blue": 1.5}, p2p.auto(model.tokenizer, prompts, {"car": 0.3}))
+        blend = p2p.LocalBlend(model.tokenizer, prompts, "car")
+        return p2p.prompt_to_prompt(model, prompts, edit, p2p.self_replace(0.4), steps=5, blend=blend).latents
+
+    expected = run()
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(run(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_its_words_are_those_of_the_drawn_world(toy):
     """So that the command line can warn of others: all that captions say, and nothing else."""
     said = {word for seed in range(3000) for word in world.caption(world.sample(seed)).split()}

@@ -68,7 +68,7 @@ def test_the_default_dtype_of_torch_changes_nothing(dtype):
     def run():
         model = p2p.load(FOLDER, "cpu")
         edit = p2p.reweight(model.tokenizer, prompts, {"blue": 1.5}, p2p.auto(model.tokenizer, prompts, {"car": 0.3}))
-        blend = p2p.LocalBlend(model.tokenizer, prompts, "car")
+        blend = p2p.LocalBlend(model.tokenizer, prompts, ["car", "car"])
         return p2p.prompt_to_prompt(model, prompts, edit, p2p.self_replace(0.4), steps=5, blend=blend).latents
 
     expected = run()

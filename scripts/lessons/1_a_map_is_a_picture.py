@@ -363,9 +363,9 @@ show("1_sizes", list(sizes.values()), captions, scale="own")
 assert min(contrast[16], contrast[8]) > 3 > 2 > contrast[4]
 
 # %% [markdown]
-# **Answer.** The layers of 16 × 16 and 8 × 8. At 4 × 4 the map of "car" is nearly flat: that layer
-# says hardly anything about the place. (The training's reward left its maps out.) Does it matter for
-# editing? Lesson 2 tries.
+# **Answer.** The layers of 16 × 16 and 8 × 8. At 4 × 4 the map of "car" is nearly flat: that
+# layer says hardly anything about the place. (The training's reward left its maps out.) Does it
+# matter for editing? Lesson 2 tries.
 #
 # ## To discuss
 #

@@ -344,8 +344,8 @@ likeness = [torch.corrcoef(torch.stack([each.flatten(), fifths[-1].flatten()]))[
             for each in fifths]
 show("1_when", fifths, [f"“car”, steps {n / 5:.0%} to {(n + 1) / 5:.0%}; like the last: {x:.2f}"
                         for n, x in enumerate(likeness)])
-assert likeness[1] > 0.7
-assert STEPS < 20 or likeness[0] > 0.7 and likeness[1] > 0.85 and likeness[3] > 0.98
+assert likeness[1] > 0.7 and likeness[3] > 0.97
+assert STEPS < 20 or likeness[0] > 0.7 and likeness[1] > 0.85
 
 # %% [markdown]
 # **Answer.** Early: by the second fifth the map is nearly the last one. (Eight seeds: 0.79 to

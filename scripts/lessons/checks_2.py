@@ -1,0 +1,82 @@
+"""The exercises of lesson 2."""
+import numpy as np
+import torch
+
+from p2p_min.lessons.checks import exercise, require
+
+
+def numbers(*shape, seed=0):
+    """The same random numbers each time, whatever the default dtype is."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def like(answer, wanted, name):
+    """The answer, if it is a tensor shaped like the one wanted."""
+    require(isinstance(answer, torch.Tensor), f"it returns a {type(answer).__name__}, wanted a tensor")
+    require(answer.shape == wanted.shape, f"its shape is {tuple(answer.shape)}, wanted {tuple(wanted.shape)}, as "
+            f"{name} has")
+    return answer.detach().float()
+
+
+@exercise
+def shared(answer):
+    "Intersection over union."
+    a, b = np.zeros((6, 8), bool), np.zeros((6, 8), bool)
+    a[1:5, 1:5] = True                                     # 16 pixels
+    b[1:5, 3:6] = True                                     # 12, of which 8 are shared: 8 of 20
+    smaller, far = a.copy(), np.zeros((6, 8), bool)
+    smaller[1:3] = False                                   # the lower half of a
+    far[0, 7] = True
+    for one, two, wanted, what in ((a, a, 1, "an outline and itself"), (a, far, 0, "outlines far apart"),
+                                   (a, b, 0.4, "16 pixels and 12, of which 8 are shared,"),
+                                   (b, a, 0.4, "12 pixels and 16, of which 8 are shared,"),
+                                   (a, smaller, 0.5, "an outline and the lower half of it"),
+                                   (smaller, a, 0.5, "half of an outline and the whole")):
+        before = one.copy(), two.copy()
+        number = answer(one, two)
+        try:
+            number = float(number)
+        except (TypeError, ValueError):
+            require(False, "it should return one number")
+        require((one == before[0]).all() and (two == before[1]).all(), "it changes a or b themselves")
+        require(abs(number - wanted) < 1e-4, f"{what} should give {wanted:g}, and give {number:.2f}")
+
+
+@exercise
+def guided(answer):
+    "Classifier-free guidance."
+    eps, empty = numbers(2, 4, 3, 3, seed=1), numbers(2, 4, 3, 3, seed=2)
+    before = eps.clone(), empty.clone()
+    for w, why in ((1.0, "at w = 1 it is the prediction with the prompt"),
+                   (0.0, "at w = 0 it is the prediction without the prompt"), (5.0, ""), (-2.0, "")):
+        found = like(answer(eps, empty, w), eps, "eps")
+        require(eps.equal(before[0]) and empty.equal(before[1]), "it changes eps or eps_empty themselves")
+        wanted = empty + w * (eps - empty)
+        off = (found - wanted).abs().max()
+        require(off < 1e-4, why or f"right at w = 1 and w = 0, but at w = {w:g} it is off by up to {off:.1f}")
+
+
+@exercise
+def my_word_swap(answer):
+    "The source's maps while t > tau, for every target."
+    shape = 3, 2, 4, 5                                     # heads, height, width, tokens
+    maps = torch.softmax(numbers(3, *shape), dim=-1)       # the source's, and those of two targets
+
+    def called(M, M_star, t, *tau):
+        found = like(answer(M, M_star, t, *tau), M_star, "M_star")
+        return "source" if torch.allclose(found, maps[:1].expand_as(found)) else \
+            "own" if torch.allclose(found, maps[1:1 + len(found)]) else "neither"
+
+    for targets in (1, 2):
+        for tau, steps in (((), 20), ((), 50), ((0.5,), 20), ((0.6,), 50), ((0.0,), 20), ((1.0,), 20)):
+            end = tau[0] if tau else 0.2
+            for i in range(steps):
+                t = 1 - i / steps
+                if abs(t - end) < 1e-6:                    # the paper's t < tau and this t > tau differ here
+                    continue
+                M, M_star = maps[0].clone(), maps[1:1 + targets].clone()
+                found, wanted = called(M, M_star, t, *tau), "source" if t > end else "own"
+                require(M.equal(maps[0]), "it changes M itself")
+                require(found != "neither", f"at t = {t:.2f} it is neither the source's map nor the targets' own")
+                require(found == wanted, f"with tau = {end:g} and t = {t:.2f} it gives the "
+                        f"{'target' if found == 'own' else 'source'}'s map; 1 is pure noise, where the edit begins")

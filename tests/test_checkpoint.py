@@ -277,7 +277,7 @@ def test_weights_that_are_there_twice_are_refused(copy):
 
 
 @pytest.mark.parametrize("change, says", [
-    (lambda places: places.pop("conv_in.bias"), "does not say that its shards have conv_in.bias"),
+    (lambda places: places.pop("conv_in.bias"), "does not list what its shards have, conv_in.bias"),
     (lambda places: places.update(stranger=places["conv_in.bias"]), "not in their shards, stranger"),
     (lambda places: places.update({"conv_in.bias": next(x for x in places.values() if x != places["conv_in.bias"])}),
      "not in their shards, conv_in.bias"),

@@ -36,7 +36,7 @@ class LocalBlend:
             raise ValueError(f"threshold must be a number from 0 to 1, or a pair of them, not {threshold!r}")
         self.threshold, self.threshold_subtract = pair
         if words is None and (mask is None or subtract is not None):
-            raise ValueError("give words" + (", or a mask" if subtract is None else " to subtract from"))
+            raise ValueError("give words" + (", or a mask" if subtract is None else " for subtract to be removed from"))
         self.words = None if words is None else columns(tokenizer, prompts, words, "words")
         self.subtract = None if subtract is None else columns(tokenizer, prompts, subtract, "subtract")
         self.mask = None if mask is None else to_rgb(mask, "black").convert("L")

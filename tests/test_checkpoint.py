@@ -296,7 +296,7 @@ def test_shards_that_are_missing_or_overlap_are_named(copy):
     index = shard(copy / UNET)
     first, second = sorted(copy.glob("unet/*-of-*"))
     rewrite(first, lambda tensors: tensors | dict(list(load_file(second).items())[:1]))
-    refused(copy, str(index), "does not say", first.name)
+    refused(copy, str(index), "does not list", first.name)
     second.unlink()
     refused(copy, str(index), second.name, "missing", error=FileNotFoundError)
     index.unlink()

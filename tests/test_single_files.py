@@ -452,11 +452,11 @@ REFUSED = {
                  UNET + "input_blocks.0.0.weight"], "refiner, which p2p_min does not run"),
     "a folder's UNet": (["down_blocks.0.resnets.0.norm1.weight", "conv_in.weight"],
                         "only one part of a model; give the diffusers folder"),
-    "a VAE": (["encoder.conv_in.weight", "decoder.conv_in.weight"], "one part of a model alone"),
-    "a text encoder": (["text_model.final_layer_norm.weight"], "one part of a model alone"),
+    "a VAE": (["encoder.conv_in.weight", "decoder.conv_in.weight"], "only one part of a model"),
+    "a text encoder": (["text_model.final_layer_norm.weight"], "only one part of a model"),
     "a UNet alone": ([UNET + "input_blocks.0.0.weight"], "no text encoder that p2p_min knows"),
-    "SD 3": (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "no Stable Diffusion 1.x, 2.x or XL"),
-    "something": (["emb_params"], "its first tensors are emb_params"), "nothing": ([], "no Stable Diffusion")}
+    "SD 3": (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "not a Stable Diffusion 1.x, 2.x or XL"),
+    "something": (["emb_params"], "its first tensors are emb_params"), "nothing": ([], "not a Stable Diffusion")}
 
 
 @pytest.mark.parametrize("what", REFUSED)

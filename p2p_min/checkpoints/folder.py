@@ -94,8 +94,8 @@ def weights_file(part, folder, dtype):
         for file in sorted(folder.iterdir()):
             refuse_pickle(file)
             if re.search(r"-\d{5}-of-\d{5}\.", file.name):
-                raise FileNotFoundError(f"{folder} has shards, such as {file.name}, but not their "
-                                        f"index, {names.STEMS[part]}.safetensors.index.json")
+                raise FileNotFoundError(f"{folder} has shards, such as {file.name}, but no index "
+                                        f"of them, {names.STEMS[part]}.safetensors.index.json")
         raise FileNotFoundError(f"{folder} has no {names.STEMS[part]}.safetensors, nor one in half precision or in "
                                 "shards")
     return folder / found

@@ -1,6 +1,5 @@
 """The exercises of lesson 1."""
 import torch
-
 from p2p_min.lessons.checks import exercise, require
 
 

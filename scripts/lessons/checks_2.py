@@ -1,7 +1,6 @@
 """The exercises of lesson 2."""
 import numpy as np
 import torch
-
 from p2p_min.lessons.checks import exercise, require
 
 

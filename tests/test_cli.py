@@ -344,7 +344,7 @@ BAD = {
     "size without an image": (["--size", "32"], "--image"),
     "mask that is not there": (["--mask", "nowhere.png"], "nowhere.png"),
     "mask of another size than the image": (["--image", "../photo.png", "--mask", "../black.png"], "60 × 40"),
-    "mask of another shape than the picture": (["--mask", "../mask.png"], "shape"),
+    "mask of another shape than the picture": (["--mask", "../mask.png"], "aspect ratio"),
     "mask without white": (["--mask", "../black.png"], "white"),
     "unknown option": (["--ddim-eta", "1"], "--ddim-eta"),
     "option without a value": (["--model"], "--model"),

@@ -16,13 +16,13 @@ import os
 
 import numpy as np
 import torch
-from p2p_min.lessons import checks_1 as check
-from p2p_min.lessons.figures import matrix, show
 from PIL import Image
 
 import p2p_min as p2p
 from p2p_min.align import units
 from p2p_min.ddim import timesteps
+from p2p_min.lessons import checks_1 as check
+from p2p_min.lessons.figures import matrix, show
 from p2p_min.networks.text import encode
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine

@@ -1,5 +1,6 @@
 """The exercises of lesson 1."""
 import torch
+
 from p2p_min.lessons.checks import exercise, require
 
 

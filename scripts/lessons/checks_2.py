@@ -1,6 +1,7 @@
 """The exercises of lesson 2."""
 import numpy as np
 import torch
+
 from p2p_min.lessons.checks import exercise, require
 
 

@@ -337,8 +337,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, photo, case):
 
 
 @pytest.mark.parametrize("prompts, says", [
-    ([], "SOURCE"), ([SOURCE], "--maps or --page"), (["--blend", "big", SOURCE, TARGET], "prompts come first"),
-    ([SOURCE, "--blend", "big", TARGET], "prompts come first"),
+    ([], "SOURCE"), ([SOURCE], "--maps or --page"), (["--blend", "big", SOURCE, TARGET], "put the prompts first"),
+    ([SOURCE, "--blend", "big", TARGET], "put the prompts before the options"),
     ([SOURCE, "--maps", "m.png", "--mask", "m.png"], "TARGET"),
     ([SOURCE, "--maps", "m.png", "--self-steps", "0.4"], "no TARGET"),
     ([SOURCE, "--maps", "m.png", "--cross-steps", "big=0.4"], "no TARGET"),

@@ -92,7 +92,7 @@ def arguments():
     add("--size", metavar="PIXELS", help="resize --image to this shorter side, or to WIDTHxHEIGHT, cropped to fit")
     add("--invert", metavar="METHOD", choices=METHODS,
         help=f"inversion method for --image: {', '.join(METHODS)} (default: direct)")
-    add("--mask", metavar="FILE", type=Path, help="a picture the size of --image, white where it may change")
+    add("--mask", metavar="FILE", type=Path, help="a picture, white where it may change; as large as --image")
     add("--maps", metavar="FILE", type=Path, help="write what every word attends to as one picture, a PNG")
     add("--page", metavar="FILE", type=Path,
         help="write the maps of every step as a page for the browser, one .html file; the targets are generated once "

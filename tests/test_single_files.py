@@ -486,7 +486,7 @@ def test_what_a_lora_left_in_a_checkpoint_is_named(tensors, words, tmp_path):
     """It is not a LoRA; its keys are said, and not applied."""
     left = [UNET + "out.2.lora_A.weight", "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"]
     file = write(tmp_path / "file.safetensors", tensors("sd1") | {name: torch.zeros(2) for name in left})
-    refused(file, "tensors of a LoRA beside its own", *left, tokenizer=words)
+    refused(file, "tensors of a LoRA besides its own", *left, tokenizer=words)
 
 
 def test_quantised_files_are_refused(tensors, words, tmp_path):

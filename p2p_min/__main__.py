@@ -30,7 +30,7 @@ examples (with the small model that comes with p2p_min):
       local edit: outside of what the word lights up, the picture stays the source's
   python -m p2p_min "a red car on the beach" "a blue car on the beach" --image car.png
       a picture of your own, inverted first; add --mask mask.png to say where it may change
-  python -m p2p_min "a big red bicycle" "a big red car" --page p2p.html
+  python -m p2p_min "a red car in the snow" "a red boat in the snow" --page p2p.html
       a page for the browser: point at a word and see its pixels, step by step
 
 A window may be given instead of a fraction (--cross-steps 0.2,0.7) and per word of the target
@@ -90,7 +90,8 @@ def arguments():
     add("--invert", metavar="METHOD", choices=METHODS, help=f"of --image: {', '.join(METHODS)} (direct)")
     add("--mask", metavar="FILE", type=Path, help="a picture as large as --image, white where something may change")
     add("--maps", metavar="FILE", type=Path, help="what every word looks at, as one picture, a PNG")
-    add("--page", metavar="FILE", type=Path, help="the maps of every step as a page for the browser, one .html file")
+    add("--page", metavar="FILE", type=Path, help="the maps of every step as a page for the browser, one .html file; "
+        "the targets are generated once more, without injection, to compare")
     add("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
     add("--dtype", help="float32, float16 or bfloat16 (as stored; float32 on the cpu)")
     return parser
@@ -138,6 +139,13 @@ def spread(source, targets, factors):
     n = max([len(targets), *counts])
     targets = targets * n if len(targets) == 1 else targets
     return targets, [{word: values[i if len(values) > 1 else 0] for word, values in factors.items()} for i in range(n)]
+
+
+def tab_labels(target_weights):
+    """What tells the targets apart, "fluffy × −2", or None where their weights do not."""
+    labels = [", ".join(f"{word} × " + f"{c:g}".replace("-", "−") for word, c in of_target.items())
+              for of_target in target_weights]
+    return labels if any(labels) and len(set(labels)) == len(labels) else None
 
 
 def per_prompt(words, prompts, option):
@@ -286,11 +294,16 @@ def run(args, command):
         height, width = (n * model.vae.factor for n in inversion.latents.shape[-2:])
         print(f"{args.image}: {picture.width} × {picture.height} taken as {width} × {height}, "
               f"inverted ({inversion.method})")
+    settings = dict(negative=args.negative, steps=args.steps, guidance=args.guidance, seed=args.seed,
+                    height=args.height, width=args.width, inversion=inversion, progress=progress)
     result = p2p.prompt_to_prompt(
         model, prompts, recorder(edit) if watched else edit, p2p.self_replace(own) if targets else None,
-        blend=blend, negative=args.negative,
-        steps=args.steps, guidance=args.guidance, seed=args.seed, height=args.height, width=args.width,
-        inversion=inversion, watch=recorder.watch if watched else None, progress=progress)
+        blend=blend, watch=recorder.watch if watched else None, **settings)
+    without = None
+    if args.page is not None and targets:                  # what the seed alone gives, of each different target once
+        different = list(dict.fromkeys(targets))
+        source, *plain = p2p.prompt_to_prompt(model, [args.source, *different], **settings).images
+        without = [source, *(plain[different.index(target)] for target in targets)]
 
     info = PngInfo()
     info.add_text("parameters", json.dumps({
@@ -306,7 +319,8 @@ def run(args, command):
     if args.maps is not None:
         files[args.maps] = png(p2p.word_sheet(recorder, result.images), info)
     if args.page is not None:
-        files[args.page] = p2p.explorer(model, result, recorder, command).encode()
+        files[args.page] = p2p.explorer(model, result, recorder, command, without=without,
+                                         labels=tab_labels(target_weights)).encode()
     for path, content in files.items():
         write(path, content)
         print(path)

@@ -165,7 +165,7 @@ def token_map(tokenizer, source, target, pairs):
     """
     length = tokenizer.model_max_length
     n_source, n_target = len(spans(tokenizer, source)), len(spans(tokenizer, target))
-    A = torch.zeros(length, length)
+    A = torch.zeros(length, length, dtype=torch.float32)
     A[0, 0] = A[n_source - 1, n_target - 1] = 1
     for j in range(n_target, length):
         A[min(max(j, n_source), length - 1), j] = 1

@@ -86,7 +86,7 @@ def columns(tokenizer, prompts, words, name):
     if not isinstance(words, (list, tuple)) or len(words) != len(prompts):
         raise ValueError(f"{name} must have one entry per prompt ({len(prompts)}), each a word or a list of words; "
                          f"got {words!r}")
-    chosen = torch.zeros(len(prompts), tokenizer.model_max_length)
+    chosen = torch.zeros(len(prompts), tokenizer.model_max_length, dtype=torch.float32)
     for i, (prompt, of_prompt) in enumerate(zip(prompts, words)):
         if of_prompt is None:
             continue

@@ -136,9 +136,9 @@ def read_schedule(config):
         if betas.shape != (n,):
             raise ValueError(f"scheduler: its config has {len(betas)} trained_betas for {n} timesteps")
     elif c["beta_schedule"] == "scaled_linear":
-        betas = torch.linspace(first ** 0.5, last ** 0.5, n) ** 2
+        betas = torch.linspace(first ** 0.5, last ** 0.5, n, dtype=torch.float32) ** 2
     else:
-        betas = torch.linspace(first, last, n)
+        betas = torch.linspace(first, last, n, dtype=torch.float32)
     alphas_cumprod = (1 - betas).cumprod(0)
     final_alpha = 1.0 if c["set_alpha_to_one"] else alphas_cumprod[0].item()
     return Schedule(alphas_cumprod, final_alpha, c["steps_offset"], c["timestep_spacing"], c["prediction_type"])

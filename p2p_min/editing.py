@@ -145,7 +145,8 @@ def noise(model, prompts, seed, height, width, latents):
     size = latent_size(model, prompts, seed, height, width, latents)
     if latents is None:                                    # on the CPU, so that a seed is the same picture everywhere
         generator = torch.Generator("cpu").manual_seed(int(seed))
-        latents = torch.randn(1, model.unet.config["in_channels"], *size, generator=generator, device="cpu")
+        shape = 1, model.unet.config["in_channels"], *size
+        latents = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
     return latents.to(model.device, torch.float32).expand(prompts, -1, -1, -1)
 
 

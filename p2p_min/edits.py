@@ -38,7 +38,8 @@ def token_windows(tokenizer, targets, steps):
     Raises ValueError for a word that no target has.
     """
     per_word = dict(steps) if isinstance(steps, dict) else {"default_": steps}
-    windows = torch.tensor(window(per_word.pop("default_", 1.0))).repeat(len(targets), tokenizer.model_max_length, 1)
+    default = torch.tensor(window(per_word.pop("default_", 1.0)), dtype=torch.float32)
+    windows = default.repeat(len(targets), tokenizer.model_max_length, 1)
     for word, of_word in per_word.items():
         places = {}
         for i, target in enumerate(targets):
@@ -50,7 +51,7 @@ def token_windows(tokenizer, targets, steps):
         if not places:
             raise ValueError(f"{word!r} is in none of the target prompts: {', '.join(map(repr, targets))}")
         for i, positions in places.items():
-            windows[i, positions] = torch.tensor(window(of_word))
+            windows[i, positions] = torch.tensor(window(of_word), dtype=torch.float32)
     return windows[..., 0], windows[..., 1]
 
 
@@ -184,7 +185,7 @@ def reweight(tokenizer, prompts, weights, base=None, steps=1.0):
         raise ValueError(f"weights must be a dict {{word: factor}}, or a list with one per target, not {weights!r}")
     if len(weights) != len(targets):
         raise ValueError(f"{len(weights)} dicts of weights for {len(targets)} targets; give one, or one per target")
-    c = torch.ones(len(targets), tokenizer.model_max_length)
+    c = torch.ones(len(targets), tokenizer.model_max_length, dtype=torch.float32)
     for i, (target, of_target) in enumerate(zip(targets, weights)):
         for word, weight in of_target.items():
             if not is_number(weight):

@@ -59,7 +59,7 @@ def arguments():
     add("--pie", type=Path, metavar="DIR", help="edit PIE-Bench, the folder with its mapping_file.json")
     add("--clip", type=Path, metavar="DIR", help="a CLIP model, for the CLIP similarity")
     add("--round-trip", type=int, nargs="+", metavar="STEPS",
-        help="only this: pictures inverted by ddim and painted again at guidance 1, for each of these numbers of steps")
+        help="only this: pictures inverted by ddim and generated again at guidance 1, for each number of steps")
     add("--device", help="cpu, cuda, cuda:1, mps (the best there is; under torchrun one each)")
     add("--dtype", help="float32, float16 or bfloat16 (as stored; float32 on the cpu)")
     add("--backend", choices=("gloo", "nccl"), default="gloo", help="how processes talk (%(default)s)")
@@ -158,7 +158,7 @@ def small(image):
 
 
 def round_trip(model, item, opened, steps):
-    """(error of the latents of the inverted and repainted source, relative to their size; PSNR of the picture)"""
+    """(error of the latents of the inverted and regenerated source, relative to their size; PSNR of the picture)"""
     source, prompt = opened[0], item.prompts[0]
     inversion = p2p.invert(model, source, prompt, "ddim", steps, size=(source.height, source.width))
     result = p2p.prompt_to_prompt(model, [prompt], steps=steps, guidance=1, inversion=inversion)

@@ -20,7 +20,7 @@ FLUFFY = "a fluffy red ball"
 FACTORS = (-2, -1, 0, 1, 2)
 
 
-def paint(model, prompts, seed, *edits):
+def sample(model, prompts, seed, *edits):
     return p2p.prompt_to_prompt(model, prompts, *edits, seed=seed, guidance=GUIDANCE).images
 
 
@@ -28,8 +28,8 @@ def swap_sheet(model, source, target, cross_steps, self_steps):
     """Rows: source, target without injection, target with it; a column for each seed."""
     prompts = [source, target]
     edits = p2p.auto(model.tokenizer, prompts, cross_steps), p2p.self_replace(self_steps)
-    plain = [paint(model, prompts, seed) for seed in SEEDS]
-    edited = [paint(model, prompts, seed, *edits) for seed in SEEDS]
+    plain = [sample(model, prompts, seed) for seed in SEEDS]
+    edited = [sample(model, prompts, seed, *edits) for seed in SEEDS]
     rows = [pair[0] for pair in plain] + [pair[1] for pair in plain] + [pair[1] for pair in edited]
     names = [f"{name} {seed}" for name in ("seed", "without, seed", "with, seed") for seed in SEEDS]
     return sheet(rows, names, columns=len(SEEDS), side=128)
@@ -39,8 +39,8 @@ def fluffy_sheet(model):
     """A row for each factor c of "fluffy", a column for each seed; then the same seeds without the word."""
     prompts = [FLUFFY] * (1 + len(FACTORS))
     edit = p2p.reweight(model.tokenizer, prompts, [{"fluffy": c} for c in FACTORS])
-    runs = [paint(model, prompts, seed, edit)[1:] for seed in SEEDS]
-    plain = [paint(model, [FLUFFY.replace("fluffy ", "")], seed)[0] for seed in SEEDS]
+    runs = [sample(model, prompts, seed, edit)[1:] for seed in SEEDS]
+    plain = [sample(model, [FLUFFY.replace("fluffy ", "")], seed)[0] for seed in SEEDS]
     rows = [run[i] for i in range(len(FACTORS)) for run in runs] + plain
     names = [f"fluffy={c}" for c in FACTORS for _ in SEEDS] + ["no word, no edit"] * len(SEEDS)
     return sheet(rows, names, columns=len(SEEDS), side=128)

@@ -1,9 +1,9 @@
-"""The lessons as notebooks: scripts/lessons/*.ipynb, made of the .py files beside them, run, with what they print and show.
+"""The lessons as notebooks: scripts/lessons/*.ipynb, made of the .py files beside them and run.
 
     python scripts/make_notebooks.py [NUMBER ...]
 
-needs nbclient and ipykernel (pip install -e ".[lessons]"). A notebook runs in an empty folder, as a learner's would. One
-that raises, or is larger than 1 MiB, is not written.
+needs nbclient and ipykernel (pip install -e ".[lessons]"). A notebook runs in an empty folder, as a learner's would.
+One that raises, or is larger than 1 MiB, is not written.
 """
 import json
 import os

@@ -11,7 +11,7 @@ left out. Read right: what the judge holds most likely is what the prompt says (
 seen). A colour is read where the picture looks most like the object, whether or not another is read there; of two
 objects both must be read as there.
 
-Word swaps change the object or the colour of a scene without fur. Each is painted twice from one noise, with the
+Word swaps change the object or the colour of a scene without fur. Each is generated twice from one noise, with the
 source's maps and from the seed alone. Kept: of what the prompts do not say (the captions leave things out at random),
 the judge reads in it what it reads in the source picture. Overlap: of its box with the source's. Background: PSNR
 against the source picture outside the objects' boxes. A box goes round all cells of 4 × 4 pixels in which the judge
@@ -39,7 +39,7 @@ import judge as judging  # noqa: E402
 import world  # noqa: E402
 
 FIRST_SEED = 20_000_000                        # far from those of training and of the judge
-BATCH = 24                                     # pictures painted together
+BATCH = 24                                     # pictures generated together
 FACTORS = (-2, -1, 0, 1, 2)                    # of re-weighting
 KEPT = ("right", "colour kept", "size kept", "place kept", "style kept", "all kept", "right, all kept")
 SWEEP = list(product((0.2, 0.4, 0.6, 0.8), (0.0, 0.2, 0.4)))      # (cross, self) steps of injection
@@ -59,7 +59,7 @@ def noise(model, seeds):
 
 @dataclass(frozen=True)
 class Rows:
-    """An edit for each row of a batch of its own: (row of its source, edit), or None for a row painted freely."""
+    """An edit for each row of a batch of its own: (row of its source, edit), or None for a row generated freely."""
     edits: list
 
     def active(self, height, width, t):
@@ -71,26 +71,26 @@ class Rows:
                             for row, each in zip(rows, self.edits)])[1:]
 
 
-def paint(model, groups, options):
+def sample(model, groups, options):
     """Pictures of groups of one size: [(prompt, cross edit, self edit), ...], source first, each with its own noise.
 
-    Groups are painted several at once, which is faster; each as p2p.prompt_to_prompt would paint it by itself.
+    Groups are generated several at once, which is faster; each as p2p.prompt_to_prompt would generate it by itself.
     """
     size = len(groups[0])
     together = max(1, BATCH // size)
-    painted = []
+    generated = []
     for first in range(0, len(groups), together):
         rows = [row for group in groups[first:first + together] for row in group]
         edits = [Rows([row[kind] and (i - i % size, row[kind]) for i, row in enumerate(rows)]) for kind in (1, 2)]
         latents = noise(model, [first + i // size for i in range(len(rows))])
         images = p2p.prompt_to_prompt(model, [row[0] for row in rows], *edits, steps=options.steps,
                                       guidance=options.guidance, latents=latents).images
-        painted += [images[i:i + size] for i in range(0, len(rows), size)]
-    return painted
+        generated += [images[i:i + size] for i in range(0, len(rows), size)]
+    return generated
 
 
-def paint_prompts(model, prompts, options):
-    return [group[0] for group in paint(model, [[(prompt, None, None)] for prompt in prompts], options)]
+def sample_prompts(model, prompts, options):
+    return [group[0] for group in sample(model, [[(prompt, None, None)] for prompt in prompts], options)]
 
 
 def share(flags):
@@ -107,7 +107,7 @@ def one_object(model, judge, options):
     """({attribute: share}, the pictures, their prompts)"""
     chosen = scenes(options.count, two=False)
     prompts = [world.caption(scene) for scene in chosen]
-    images = paint_prompts(model, prompts, options)
+    images = sample_prompts(model, prompts, options)
     reading = judging.read(judge, images)
     right = {name: [] for name in ("object", "object and no other", "colour", "place", "place, where said", "style",
                                    "style, where said", "size, where said")}
@@ -130,7 +130,7 @@ def two_objects(model, judge, options):
     """Plain pictures of two objects in two colours."""
     chosen = [scene for scene in scenes(options.count, two=True, styled=False)
               if scene.things[0].color != scene.things[1].color]
-    reading = judging.read(judge, paint_prompts(model, [world.caption(scene) for scene in chosen], options))
+    reading = judging.read(judge, sample_prompts(model, [world.caption(scene) for scene in chosen], options))
     both, bound = [], []
     for i, scene in enumerate(chosen):
         true = judging.truth(scene)
@@ -165,7 +165,7 @@ def maps(model, options):
 
 
 def averaged_maps(model, options):
-    """Renders, inverted and painted again: is the peak of the object word's map, averaged over the run, in the object?
+    """Renders, inverted and generated again: is the peak of the object word's averaged map in the object?
 
     The same for another word of the prompt, drawn at random; chance is the object's area.
     """
@@ -216,13 +216,13 @@ def word_swaps(model, judge, pairs, options, settings):
         prompts = [world.caption(scene) for scene in pair]
         groups.append([(prompts[0], None, None), (prompts[1], None, None)] + [
             (prompts[1], p2p.auto(model.tokenizer, prompts, cross), p2p.self_replace(own)) for cross, own in settings])
-    painted = paint(model, groups, options)
-    readings = [judging.read(judge, images) for images in painted]
+    generated = sample(model, groups, options)
+    readings = [judging.read(judge, images) for images in generated]
     names = ["seed alone"] + [f"cross {cross:g}, self {own:g}" for cross, own in settings]
     results = {}
     for i, name in enumerate(names, 1):
         flags = [swap_flags(*pair, reading, i) for pair, reading in zip(pairs, readings)]
-        both = filter(None, [backgrounds(images, reading, i) for images, reading in zip(painted, readings)])
+        both = filter(None, [backgrounds(images, reading, i) for images, reading in zip(generated, readings)])
         edited, alone = list(zip(*both)) or ((), ())
         overlaps = [overlap(*(foreground(reading.where[n]) for n in (0, i))) for reading in readings]
         results[name] = {key: share([each[key] for each in flags if key in each])
@@ -289,7 +289,7 @@ def reweighting(model, judge, options):
             groups.append([(prompt, None, None)] + [
                 (prompt, p2p.reweight(model.tokenizer, [prompt] * 2, {word: c}), None) for c in FACTORS])
         k = world.KINDS.index(kind)
-        readings = [judging.read(judge, images[1:]) for images in paint(model, groups, options)]
+        readings = [judging.read(judge, images[1:]) for images in sample(model, groups, options)]
         amounts = np.stack([reading.amounts[:, k].numpy() for reading in readings])
         seen = [bool(flag) for reading in readings for flag in reading.kinds.argmax(1) == k]
         found[kind] = {**{f"{c:+d}": mean(column) for c, column in zip(FACTORS, amounts.T)},

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import shlex
 import warnings
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 import p2p_min as p2p
 from p2p_min.__main__ import main
+from p2p_min.pictures import png
 
 SOURCE, TARGET = "a big car next to a river", "a big bicycle next to a river"
 
@@ -48,11 +50,11 @@ def files():
 def watch(monkeypatch):
     """The prompts that a run is asked for, in a list that fills."""
     asked = []
-    paint = p2p.prompt_to_prompt
+    sample = p2p.prompt_to_prompt
 
     def spy(model, prompts, *edits, **arguments):
         asked.append((prompts, edits, arguments))
-        return paint(model, prompts, *edits, **arguments)
+        return sample(model, prompts, *edits, **arguments)
     monkeypatch.setattr(p2p, "prompt_to_prompt", spy)
     return asked
 
@@ -75,7 +77,7 @@ def test_device_and_model_are_named_in_one_line(run, folder):
 
 
 def test_single_pictures_are_the_same_as_those_of_the_library(run, model):
-    """--singles writes each picture, source first; they are what prompt_to_prompt paints with these arguments."""
+    """--singles writes each picture, source first; they are what prompt_to_prompt generates with these arguments."""
     prompts = [SOURCE, TARGET, "a big red car next to a river"]
     args = ["--singles", "--out", "x.png", "--seed", "4", "--guidance", "3", "--negative", "snow", "--height", "40",
             "--width", "24", "--cross-steps", "0.5", "--cross-steps", "bicycle=0.2,0.9", "--self-steps", "0.3"]
@@ -89,7 +91,7 @@ def test_single_pictures_are_the_same_as_those_of_the_library(run, model):
 
 
 def test_the_edit_can_be_repeated_from_the_pictures_text(run):
-    """The PNG's text holds the command and all parameters; the command paints the same picture again."""
+    """The PNG's text holds the command and all parameters; the command generates the same picture again."""
     run("a big café", "a red café", "--seed", "7", "--guidance", "2.5", "--reweight", "red=1.5", "--out", "first.png")
     first = Image.open("first.png")
     parameters = json.loads(first.text["parameters"])
@@ -205,7 +207,7 @@ def test_an_existing_picture_is_replaced_and_nothing_else_is_touched(run):
 
 
 def test_maps_and_page_are_written_beside_the_same_picture(run, model):
-    """--maps: the sheet of all words; --page: the explorer. The picture is the one that is painted without them."""
+    """--maps: the sheet of all words; --page: the explorer. The picture is the one that is generated without them."""
     assert run(SOURCE, TARGET, "--out", "alone.png")[0] == 0
     status, out, err = run(SOURCE, TARGET, "--maps", "maps.png", "--page", "page.html")
     assert status == 0 and not err and out.split()[-3:] == ["p2p.png", "maps.png", "page.html"]
@@ -217,6 +219,29 @@ def test_maps_and_page_are_written_beside_the_same_picture(run, model):
     assert Image.open("maps.png").tobytes() == p2p.word_sheet(recorder, result.images).tobytes()
     page = Path("page.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and "python -m p2p_min" in page
+
+
+def data_of_page():
+    return json.loads(Path("page.html").read_text(encoding="utf-8").split('type="application/json">')[1].split("</")[0])
+
+
+def test_the_page_shows_what_the_targets_are_without_injection(run, model, monkeypatch):
+    """One more run of the same settings, without edits; targets that differ in their weights alone are in it once."""
+    asked = watch(monkeypatch)
+    assert run(SOURCE, "--reweight", "big=-2,1", "--blend", "car", "--page", "page.html", "--seed", "3")[0] == 0
+    (prompts, *_), (plain, edits, settings) = asked
+    assert prompts == [SOURCE] * 3 and plain == [SOURCE] * 2 and not edits and settings.get("blend") is None
+    assert settings["seed"] == 3 and [of["label"] for of in data_of_page()["prompts"]] == [None, "big × −2", "big × 1"]
+    image = p2p.prompt_to_prompt(model, plain, steps=3, seed=3).images[1]
+    assert f"data:image/png;base64,{b64encode(png(image)).decode()}" in data_of_page()["without"]
+
+
+@pytest.mark.parametrize("options, labels", [
+    ([TARGET, "a car"], [None] * 2), ([TARGET, "a big car", "--reweight", "big=2"], [None] * 2),
+    ([TARGET, "--reweight", "big=2", "--reweight", "river=0.5"], ["big × 2, river × 0.5"])])
+def test_the_page_names_targets_by_weights_where_these_differ(run, options, labels):
+    assert run(SOURCE, *options, "--page", "page.html")[0] == 0
+    assert [of["label"] for of in data_of_page()["prompts"][1:]] == labels
 
 
 def test_maps_of_one_prompt_alone_need_no_edit(run, model):

@@ -25,7 +25,7 @@ def inject(M, M_star, t):
     return M.expand_as(M_star)
 
 
-def paint(model, prompts=PROMPTS[:2], *edits, steps=4, **arguments):
+def sample(model, prompts=PROMPTS[:2], *edits, steps=4, **arguments):
     return p2p.prompt_to_prompt(model, prompts, *edits, steps=steps, **arguments)
 
 
@@ -57,7 +57,7 @@ def calls(model, monkeypatch):
 def test_the_run_is_algorithm_1(model, tokenizer, guidance):
     """The loop of the paper, written out here, gives the same latents."""
     edit, own_edit = p2p.replace(tokenizer, PROMPTS[:2], 0.5), p2p.self_replace(0.25)
-    result = paint(model, PROMPTS[:2], edit, own_edit, guidance=guidance, seed=3, negative="snow")
+    result = sample(model, PROMPTS[:2], edit, own_edit, guidance=guidance, seed=3, negative="snow")
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)).expand(2, -1, -1, -1)
     P = encode(model, PROMPTS[:2]).states
     empty = encode(model, ["snow"] * 2).states
@@ -70,25 +70,25 @@ def test_the_run_is_algorithm_1(model, tokenizer, guidance):
     assert_same(result.latents, z)
     pixels = (model.vae.decode(z).clamp(-1, 1) + 1) / 2 * 255
     for image, x in zip(result.images, pixels):
-        painted = torch.tensor(list(image.tobytes())).view(32, 32, 3)
-        assert (painted - x.permute(1, 2, 0)).abs().max() <= 0.51
+        generated = torch.tensor(list(image.tobytes())).view(32, 32, 3)
+        assert (generated - x.permute(1, 2, 0)).abs().max() <= 0.51
 
 
 @pytest.mark.parametrize("guidance", [1, 7.5])
 @pytest.mark.parametrize("edits", [(own, None), (None, own), (own, own), ({"up_blocks": own}, {"mid_block": own})])
 def test_an_edit_that_returns_M_star_gives_the_unedited_run(model, edits, guidance):
     """Edit = M_star: the latents of no edit at all, but for rounding; pixels within one level."""
-    edited, unedited = paint(model, PROMPTS, *edits, guidance=guidance), paint(model, PROMPTS, guidance=guidance)
+    edited, unedited = sample(model, PROMPTS, *edits, guidance=guidance), sample(model, PROMPTS, guidance=guidance)
     assert_same(edited.latents, unedited.latents)
     for a, b in zip(edited.images, unedited.images):
         assert max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes())) <= 1
 
 
 def test_without_an_edit_prompts_share_their_noise_and_nothing_else(model):
-    """Trap 7: one noise for all prompts; each is painted as if alone."""
-    together = paint(model, PROMPTS).latents
+    """Trap 7: one noise for all prompts; each is generated as if alone."""
+    together = sample(model, PROMPTS).latents
     for i, prompt in enumerate(PROMPTS):
-        assert_same(together[i:i + 1], paint(model, [prompt]).latents)
+        assert_same(together[i:i + 1], sample(model, [prompt]).latents)
     assert differ(together[0], together[1])
 
 
@@ -99,7 +99,7 @@ def test_without_an_edit_prompts_share_their_noise_and_nothing_else(model):
 def test_equal_prompts_give_the_source(model, tokenizer, edits):
     """source = target: whatever is injected is already there."""
     prompts = [PROMPTS[0]] * 2
-    z = paint(model, prompts, *edits(tokenizer, prompts)).latents
+    z = sample(model, prompts, *edits(tokenizer, prompts)).latents
     assert_same(z[1], z[0])
 
 
@@ -107,8 +107,8 @@ def test_equal_prompts_give_the_source(model, tokenizer, edits):
 @pytest.mark.parametrize("edits", [(inject, None), (None, inject), (inject, inject)])
 def test_the_source_is_painted_as_if_alone_and_the_target_is_not(model, edits, guidance):
     """Trap 3: row 0 is the source with guidance and without; edits reach the targets and never the source."""
-    z = paint(model, PROMPTS[:2], *edits, guidance=guidance).latents
-    unedited = paint(model, guidance=guidance).latents
+    z = sample(model, PROMPTS[:2], *edits, guidance=guidance).latents
+    unedited = sample(model, guidance=guidance).latents
     assert_same(z[0], unedited[0])
     assert differ(z[1], unedited[1])
 
@@ -121,18 +121,18 @@ def test_a_target_does_not_depend_on_the_other_targets(model, tokenizer, blended
         return dict(cross_edit=p2p.auto(tokenizer, prompts, 0.5), self_edit=p2p.self_replace(0.25),
                     blend=blend if blended else None)
     prompts = [*PROMPTS, "a big river"]
-    together = paint(model, prompts, **edits(prompts)).latents
+    together = sample(model, prompts, **edits(prompts)).latents
     for i in (1, 2, 3):
         pair = [prompts[0], prompts[i]]
-        assert_same(together[[0, i]], paint(model, pair, **edits(pair)).latents)
+        assert_same(together[[0, i]], sample(model, pair, **edits(pair)).latents)
 
 
 def test_the_lambda_of_the_design_works_as_it_stands(model):
     """A user's own function serves as cross_edit and as self_edit: M until the last fifth of t, then M_star."""
     edit = lambda M, M_star, t: M_star if t < 0.2 else M.expand_as(M_star)
-    z = paint(model, PROMPTS, edit, edit, steps=6).latents
-    assert_same(z, paint(model, PROMPTS, inject_until(0.2), inject_until(0.2), steps=6).latents)
-    assert not torch.equal(z, paint(model, PROMPTS, inject, inject, steps=6).latents)
+    z = sample(model, PROMPTS, edit, edit, steps=6).latents
+    assert_same(z, sample(model, PROMPTS, inject_until(0.2), inject_until(0.2), steps=6).latents)
+    assert not torch.equal(z, sample(model, PROMPTS, inject, inject, steps=6).latents)
 
 
 def inject_until(tau):
@@ -147,7 +147,7 @@ def test_edits_are_told_the_time_and_the_rows(model, guidance, N):
     """Trap 3: t is 1 − i/N at step i in every layer, M_star holds the targets: no counted calls, no half batch."""
     seen = [], []
     edits = [lambda M, M_star, t, log=log: log.append((t, len(M_star))) or M_star for log in seen]
-    paint(model, PROMPTS, *edits, steps=N, guidance=guidance)
+    sample(model, PROMPTS, *edits, steps=N, guidance=guidance)
     for log in seen:
         assert log == [(1 - i / N, 2) for i in range(N) for _ in range(ATTENTIONS)]
 
@@ -155,7 +155,7 @@ def test_edits_are_told_the_time_and_the_rows(model, guidance, N):
 @pytest.mark.parametrize("guidance, rows", [(1, 2), (1.0, 2), (0, 4), (7.5, 4), (-1.5, 4)])
 def test_a_step_is_one_network_call(model, calls, guidance, rows):
     """Source, target, and an unconditional row for each; guidance 1 is the conditional prediction alone."""
-    paint(model, steps=3, guidance=guidance)
+    sample(model, steps=3, guidance=guidance)
     assert [(len(call["z"]), call["rows"]) for call in calls] == 3 * [(rows, 2)]
 
 
@@ -164,7 +164,7 @@ def test_the_unconditional_rows_never_see_an_edit(model, calls, monkeypatch, cal
     """They come last, see the negative prompt's text, and what they give is what the bare network gives."""
     if calls_a_step == 2:                                  # too many rows for one call: then in a call of their own
         monkeypatch.setattr(editing, "ONE_CALL", 5)
-    paint(model, PROMPTS, inject, inject, negative="snow")
+    sample(model, PROMPTS, inject, inject, negative="snow")
     empty = encode(model, ["snow"]).states.expand(3, -1, -1)
     assert len(calls) == 4 * calls_a_step
     if calls_a_step == 2:
@@ -179,8 +179,8 @@ def test_the_unconditional_rows_never_see_an_edit(model, calls, monkeypatch, cal
 
 def test_guidance_is_w_in_the_formula_at_every_value(model):
     """guidance 0 is the negative prompt's picture, guidance 1 the prompt's."""
-    unconditional = paint(model, ["a car"], guidance=0, negative="snow").latents
-    assert_same(unconditional, paint(model, ["snow"], guidance=1).latents)
+    unconditional = sample(model, ["a car"], guidance=0, negative="snow").latents
+    assert_same(unconditional, sample(model, ["snow"], guidance=1).latents)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -193,10 +193,10 @@ def test_edits_and_blend_work_in_half_precision(folder, tokenizer, dtype):
         dtypes.update([M.dtype, M_star.dtype])
         return M_star
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.0)
-    z = paint(model, PROMPTS[:2], look, p2p.self_replace(0.0), blend=blend, steps=2, guidance=2).latents
+    z = sample(model, PROMPTS[:2], look, p2p.self_replace(0.0), blend=blend, steps=2, guidance=2).latents
     assert dtypes == {torch.float32} and z.dtype == torch.float32 and z.isfinite().all()
-    assert_same(z, paint(model, steps=2, guidance=2).latents, 0.1)
-    z = paint(model, PROMPTS[:1] * 2, p2p.replace(tokenizer, PROMPTS[:1] * 2), p2p.self_replace(), steps=2).latents
+    assert_same(z, sample(model, steps=2, guidance=2).latents, 0.1)
+    z = sample(model, PROMPTS[:1] * 2, p2p.replace(tokenizer, PROMPTS[:1] * 2), p2p.self_replace(), steps=2).latents
     assert_same(z[1], z[0], 0.1)
 
 
@@ -211,7 +211,7 @@ def test_any_multiple_of_the_factor_is_a_size(model, tokenizer, height, width):
         shapes.add(tuple(M.shape[1:3]))
         return M_star
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"])
-    result = paint(model, PROMPTS[:2], look, p2p.self_replace(), blend=blend, height=height, width=width, steps=2)
+    result = sample(model, PROMPTS[:2], look, p2p.self_replace(), blend=blend, height=height, width=width, steps=2)
     assert [image.size for image in result.images] == [(width, height)] * 2
     h, w = height // 4, width // 4
     assert result.latents.shape == (2, 4, h, w)
@@ -221,39 +221,39 @@ def test_any_multiple_of_the_factor_is_a_size(model, tokenizer, height, width):
 
 def test_the_size_left_out_is_the_models_own(model):
     """height and width default to the model's size, each on its own."""
-    assert paint(model, ["a car"], steps=1, width=16).images[0].size == (16, 32)
+    assert sample(model, ["a car"], steps=1, width=16).images[0].size == (16, 32)
 
 
 def test_the_same_seed_paints_the_same_picture_and_another_a_different_one(model):
     """The noise comes from the seed alone, and the global generator is neither used nor moved."""
     torch.manual_seed(5)
-    first = paint(model, seed=11)
+    first = sample(model, seed=11)
     torch.manual_seed(6)
     state = torch.get_rng_state()
-    again = paint(model, seed=11)
+    again = sample(model, seed=11)
     assert torch.equal(first.latents, again.latents) and torch.equal(torch.get_rng_state(), state)
     assert [a.tobytes() for a in first.images] == [b.tobytes() for b in again.images]
-    assert differ(paint(model, seed=12).latents, first.latents)
+    assert differ(sample(model, seed=12).latents, first.latents)
 
 
 def test_latents_are_the_shared_noise_or_one_per_prompt(model):
     """latents (1, …) stand for the seed's; (prompts, …) give each prompt its own; their size is the pictures'."""
     noise = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(0))
     kept = noise.clone()
-    shared = paint(model, PROMPTS, latents=noise[:1]).latents
-    each = paint(model, PROMPTS, latents=noise).latents
+    shared = sample(model, PROMPTS, latents=noise[:1]).latents
+    each = sample(model, PROMPTS, latents=noise).latents
     assert_same(each[0], shared[0])
     for i in (1, 2):
-        assert_same(each[i:i + 1], paint(model, PROMPTS[i:i + 1], latents=noise[i:i + 1]).latents)
+        assert_same(each[i:i + 1], sample(model, PROMPTS[i:i + 1], latents=noise[i:i + 1]).latents)
         assert differ(each[i], shared[i])
     assert torch.equal(noise, kept)
     seeded = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
-    assert torch.equal(paint(model, latents=seeded, height=32).latents, paint(model, seed=7).latents)
+    assert torch.equal(sample(model, latents=seeded, height=32).latents, sample(model, seed=7).latents)
 
 
 def test_a_source_alone_is_painted(model):
     """No target: the edits have nothing to do, and the source comes."""
-    assert_same(paint(model, PROMPTS[:1], inject, inject).latents, paint(model, PROMPTS[:1]).latents)
+    assert_same(sample(model, PROMPTS[:1], inject, inject).latents, sample(model, PROMPTS[:1]).latents)
 
 
 @pytest.mark.parametrize("arguments, says", [
@@ -278,13 +278,13 @@ def test_a_source_alone_is_painted(model):
 def test_what_cannot_be_done_is_a_ValueError_that_names_it(model, arguments, says):
     """Sizes, steps, seeds, prompts, guidance, latents, edits: refused with the argument's name, no black picture."""
     with pytest.raises(ValueError, match=says):
-        paint(model, **{"prompts": ["a car", "a cat"], "steps": 2, **arguments})
+        sample(model, **{"prompts": ["a car", "a cat"], "steps": 2, **arguments})
 
 
 def test_unknown_keyword_arguments_are_errors(model):
     """Trap 7: keyword arguments are not swallowed."""
     with pytest.raises(TypeError):
-        paint(model, num_inference_steps=5)
+        sample(model, num_inference_steps=5)
 
 
 @pytest.mark.parametrize("steps", [999, 1000])
@@ -298,7 +298,7 @@ def test_as_many_steps_as_the_schedule_has_are_possible(model, steps):
 def test_v_prediction_and_epsilon_are_different_readings_of_one_output(model):
     """The schedule's prediction type is heeded by the whole run."""
     v = dataclasses.replace(model, schedule=model.schedule._replace(prediction="v_prediction"))
-    assert differ(paint(v).latents, paint(model).latents)
+    assert differ(sample(v).latents, sample(model).latents)
 
 
 # ---- blend ---------------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_a_plain_function_serves_as_blend(model):
     def blend(z, z_star, t):
         seen.append((tuple(z.shape), tuple(z_star.shape), t))
         return z_star if t > 0.5 else z.expand_as(z_star)
-    z = paint(model, PROMPTS, blend=blend).latents
+    z = sample(model, PROMPTS, blend=blend).latents
     assert seen == [((1, 4, 8, 8), (2, 4, 8, 8), 1 - i / 4) for i in range(4)]
     assert torch.equal(z[1:], z[:1].expand(2, -1, -1, -1))
 
@@ -378,12 +378,12 @@ def test_local_blend_is_what_the_design_says(model, tokenizer, size, at, start, 
     pair = threshold if isinstance(threshold, tuple) else (threshold, threshold)
     recorder = Recorder(edit, at, tokens(words), tokens(subtract), start, pair)
     arguments = dict(height=height, width=width, steps=5, seed=2)
-    expected = paint(model, PROMPTS, recorder, blend=recorder.blend, **arguments).latents
+    expected = sample(model, PROMPTS, recorder, blend=recorder.blend, **arguments).latents
     blend = p2p.LocalBlend(tokenizer, PROMPTS, words, subtract, start, threshold)
-    assert_same(paint(model, PROMPTS, edit, blend=blend, **arguments).latents, expected)
+    assert_same(sample(model, PROMPTS, edit, blend=blend, **arguments).latents, expected)
     masks = torch.stack(recorder.masks).float()
     assert 0.02 < masks.mean() < 0.98                      # the mask is neither nothing nor everything
-    assert differ(expected, paint(model, PROMPTS, edit, **arguments).latents)
+    assert differ(expected, sample(model, PROMPTS, edit, **arguments).latents)
 
 
 @pytest.mark.parametrize("latent, size", [
@@ -400,7 +400,7 @@ def test_the_blend_watches_maps_of_the_size_nearest_to_a_quarter_and_at_least_16
 def test_outside_the_mask_the_target_is_the_source(model, tokenizer):
     """From its start to the end, the latents outside the mask are exactly the source's."""
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.9)
-    z = paint(model, blend=blend).latents
+    z = sample(model, blend=blend).latents
     same = (z[0] == z[1]).all(0).float().mean()
     assert 0.05 < same < 1
 
@@ -409,9 +409,9 @@ def test_one_blend_object_serves_two_runs_equally(model, tokenizer):
     """A run leaves no trace in a LocalBlend: not in a second run of it, and not after one of another size."""
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], subtract=["river", "river"], threshold=0.6)
     edit = p2p.replace(tokenizer, PROMPTS[:2])
-    first = paint(model, PROMPTS[:2], edit, blend=blend).latents
-    paint(model, PROMPTS[:2], edit, blend=blend, height=48, width=64, seed=9)
-    assert torch.equal(paint(model, PROMPTS[:2], edit, blend=blend).latents, first)
+    first = sample(model, PROMPTS[:2], edit, blend=blend).latents
+    sample(model, PROMPTS[:2], edit, blend=blend, height=48, width=64, seed=9)
+    assert torch.equal(sample(model, PROMPTS[:2], edit, blend=blend).latents, first)
 
 
 def test_the_blend_sees_the_sources_own_maps_whatever_an_edit_writes(model, tokenizer):
@@ -420,7 +420,7 @@ def test_the_blend_sees_the_sources_own_maps_whatever_an_edit_writes(model, toke
         M.zero_()
         return M_star
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.7)
-    assert_same(*(paint(model, PROMPTS[:2], edit, blend=blend).latents for edit in (vandal, own)))
+    assert_same(*(sample(model, PROMPTS[:2], edit, blend=blend).latents for edit in (vandal, own)))
 
 
 @pytest.mark.parametrize("cross_edit", [{"up_blocks": inject}, {"": inject, "mid_block": None}, {}, {"mid_block": own}])
@@ -428,15 +428,15 @@ def test_a_blend_watches_every_layer_also_under_prefixes(model, tokenizer, cross
     """The mask does not depend on how the edits are given: a dict by prefix blends as the equal plain edit does."""
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.7)
     filled = {"": own, **{prefix: edit or own for prefix, edit in cross_edit.items()}}
-    everywhere = paint(model, PROMPTS[:2], filled, blend=blend).latents
-    assert_same(paint(model, PROMPTS[:2], cross_edit, blend=blend).latents, everywhere)
+    everywhere = sample(model, PROMPTS[:2], filled, blend=blend).latents
+    assert_same(sample(model, PROMPTS[:2], cross_edit, blend=blend).latents, everywhere)
 
 
 def test_a_blend_does_not_change_what_an_edit_does(model, tokenizer):
     """With a mask of everything, the blended run is the run without blend."""
     everything = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.0)
     edit = p2p.replace(tokenizer, PROMPTS[:2], 0.5)
-    assert_same(paint(model, PROMPTS[:2], edit, blend=everything).latents, paint(model, PROMPTS[:2], edit).latents)
+    assert_same(sample(model, PROMPTS[:2], edit, blend=everything).latents, sample(model, PROMPTS[:2], edit).latents)
 
 
 @pytest.mark.parametrize("arguments, says", [
@@ -457,7 +457,7 @@ def test_a_blend_for_other_prompts_says_so(model, tokenizer):
     """A blend built for two prompts refuses three."""
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"])
     with pytest.raises(ValueError, match="2 prompts.* 3"):
-        paint(model, PROMPTS, blend=blend)
+        sample(model, PROMPTS, blend=blend)
 
 
 # ---- a mask of one's own -------------------------------------------------------------------------------------------
@@ -483,11 +483,11 @@ def masked(mask, start=0.0, **arguments):
 def test_outside_a_mask_the_target_is_the_source_exactly(model, edits, guidance):
     """mask alone needs no words, no tokenizer and no count of prompts. Where it is black, the latents are the source's
     to the last bit; where it has any white, they are not."""
-    z = paint(model, PROMPTS, *edits, blend=masked(ramp(36, 48)), height=36, width=48, guidance=guidance).latents
+    z = sample(model, PROMPTS, *edits, blend=masked(ramp(36, 48)), height=36, width=48, guidance=guidance).latents
     share = cells(ramp(36, 48), 9, 12)
     assert (share == 0).any() and (share == 1).any() and ((share > 0) & (share < 1)).any()
     assert torch.equal((z[0] == z[1:]).all(1), (share == 0).expand(2, -1, -1))
-    assert_same(z[:1], paint(model, PROMPTS[:1], height=36, width=48, guidance=guidance).latents)
+    assert_same(z[:1], sample(model, PROMPTS[:1], height=36, width=48, guidance=guidance).latents)
 
 
 @pytest.mark.parametrize("scale", [1, 4, 5])
@@ -518,9 +518,9 @@ def test_a_mask_with_words_is_where_both_are(model, tokenizer, subtract, start):
 
     def both(z, z_star, t):
         return z_star if 1 - t < start - 1e-6 else z.lerp(recorder.blend(z, z_star, t), cells(mask, 8, 8))
-    expected = paint(model, PROMPTS, recorder, blend=both, steps=5).latents
+    expected = sample(model, PROMPTS, recorder, blend=both, steps=5).latents
     blend = p2p.LocalBlend(tokenizer, PROMPTS, words, subtract, start, (0.6, 0.8), mask=mask)
-    z = paint(model, PROMPTS, edit, blend=blend, steps=5).latents
+    z = sample(model, PROMPTS, edit, blend=blend, steps=5).latents
     assert_same(z, expected)
     same = (z[0] == z[1:]).all(1)
     of_words, white = torch.stack(recorder.masks)[-1], cells(mask, 8, 8) > 0
@@ -546,10 +546,10 @@ def test_a_mask_alone_asks_for_no_maps(model, tokenizer):
 def test_a_white_mask_changes_nothing(model, tokenizer):
     """Alone it is no blend at all; with words it is the words'."""
     white = Image.new("L", (8, 8), 255)
-    assert torch.equal(paint(model, blend=masked(white)).latents, paint(model).latents)
+    assert torch.equal(sample(model, blend=masked(white)).latents, sample(model).latents)
     of_words = [p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], threshold=0.7, mask=mask)
                 for mask in (None, white)]
-    assert torch.equal(*(paint(model, blend=blend).latents for blend in of_words))
+    assert torch.equal(*(sample(model, blend=blend).latents for blend in of_words))
 
 
 def alpha_only(mask):
@@ -557,20 +557,20 @@ def alpha_only(mask):
     return Image.merge("LA", [Image.new("L", mask.size, 255), mask])
 
 
-@pytest.mark.parametrize("painted", [
+@pytest.mark.parametrize("generated", [
     lambda mask: mask.convert("RGB"), lambda mask: mask.convert("P"), alpha_only,
     lambda mask: alpha_only(mask).convert("RGBA"),
     lambda mask: Image.fromarray(np.asarray(mask, np.uint16) * 257)], ids=["RGB", "P", "LA", "RGBA", "16 bits"])
-def test_a_mask_may_be_painted_in_any_way(model, tmp_path, painted):
+def test_a_mask_may_be_painted_in_any_way(model, tmp_path, generated):
     """Also as a PNG with alpha only: what is transparent is black. The picture given is not changed, and the blend
     serves runs of other sizes of its shape."""
-    painted(ramp()).save(tmp_path / "mask.png")
+    generated(ramp()).save(tmp_path / "mask.png")
     mask = Image.open(tmp_path / "mask.png")
     before = mask.mode, mask.tobytes()
     blend, expected = masked(mask), masked(ramp())
     for side in (32, 16, 32):
-        z = paint(model, blend=blend, steps=2, height=side, width=side).latents
-        assert torch.equal(z, paint(model, blend=expected, steps=2, height=side, width=side).latents)
+        z = sample(model, blend=blend, steps=2, height=side, width=side).latents
+        assert torch.equal(z, sample(model, blend=expected, steps=2, height=side, width=side).latents)
     assert (mask.mode, mask.tobytes()) == before
 
 
@@ -593,4 +593,4 @@ def test_a_mask_of_another_shape_says_so(model, tokenizer, words, size):
     """It must have the shape of the picture; how fine it is does not matter."""
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], words, mask=ramp(*size))
     with pytest.raises(ValueError, match=f"the mask is {size[1]} × {size[0]}; it must have the shape of the picture"):
-        paint(model, blend=blend)
+        sample(model, blend=blend)

@@ -48,7 +48,7 @@ def of_noise(method, guidance=7.5):
     return p2p.Inversion(latents, SOURCE, method, guidance, latents.new_zeros(2, 1, 77, 32) if "-" in method else None)
 
 
-def paint(model, inv, *edits, prompts=PROMPTS, **arguments):
+def sample(model, inv, *edits, prompts=PROMPTS, **arguments):
     """An edit of an inversion, or of a result."""
     steps = getattr(inv, "inversion", inv).steps
     return p2p.prompt_to_prompt(model, prompts, *edits, steps=steps, inversion=inv, **arguments)
@@ -168,7 +168,7 @@ def test_the_picture_is_resized_first(model, tmp_path, shape, size, becomes):
     assert torch.equal(inv.latents[-1], model.vae.encode(to_tensor(fit(image, size or 32, 4))))
     for path in (tmp_path / "it.png", str(tmp_path / "it.png")):
         assert torch.equal(invert(model, steps=1, image=path, size=size).latents, inv.latents)
-    assert [painted.size for painted in paint(model, inv).images] == [becomes[::-1]] * 3
+    assert [generated.size for generated in sample(model, inv).images] == [becomes[::-1]] * 3
 
 
 # ---- direct --------------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_direct_gives_the_source_back_exactly(model, tokenizer, edits, predictio
     model = dataclasses.replace(model, schedule=model.schedule._replace(prediction=prediction))
     image = picture(36, 48)
     inv = invert(model, image=image, size=(36, 48))
-    result = paint(model, inv, **EDITS[edits](tokenizer))
+    result = sample(model, inv, **EDITS[edits](tokenizer))
     z = model.vae.encode(to_tensor(image))
     assert torch.equal(result.latents[:1], z) and torch.equal(inv.latents[-1], z)
     assert result.images[0].tobytes() == to_image(model.vae.decode(z)[0]).tobytes()
@@ -207,7 +207,7 @@ def test_direct_gives_the_source_back_exactly(model, tokenizer, edits, predictio
 def test_direct_puts_the_source_on_its_trajectory_after_every_step_before_the_blend(model):
     """So that targets take their maps, and a blend its background, from the very picture that was inverted."""
     inv, seen = invert(model, steps=4), []
-    paint(model, inv, blend=lambda z, z_star, t: seen.append(z.clone()) or z_star)
+    sample(model, inv, blend=lambda z, z_star, t: seen.append(z.clone()) or z_star)
     assert torch.equal(torch.stack(seen), inv.latents[1:])
 
 
@@ -216,7 +216,7 @@ def test_outside_a_mask_an_edited_picture_is_the_picture(model):
     mask = Image.new("L", (32, 32))
     mask.paste(255, (8, 12, 24, 32))
     inv = invert(model)
-    z = paint(model, inv, inject, blend=p2p.LocalBlend(None, None, None, mask=mask)).latents
+    z = sample(model, inv, inject, blend=p2p.LocalBlend(None, None, None, mask=mask)).latents
     same = (z == inv.latents[-1]).all(1)
     assert same[0].all()
     for target in same[1:]:
@@ -229,7 +229,7 @@ def test_outside_a_mask_an_edited_picture_is_the_picture(model):
 def test_rows_a_step(model, calls, method, targets, guidance):
     """n targets: direct costs 1 + 2n rows of the UNet a step, since its source needs no guidance; the other methods
     2 + 2n; guidance 1 costs 1 + n."""
-    paint(model, of_noise(method, guidance), prompts=PROMPTS[:1 + targets], guidance=guidance)
+    sample(model, of_noise(method, guidance), prompts=PROMPTS[:1 + targets], guidance=guidance)
     rows = sum(len(call["z"]) for call in calls)
     assert rows == 2 * (1 + targets if guidance == 1 else (1 if method == "direct" else 2) + 2 * targets)
     assert all(len(call["z"]) for call in calls)           # a call of no rows is no call
@@ -252,7 +252,7 @@ def test_a_result_edited_later_is_the_edit_in_one_go(model, tokenizer, calls, pr
     rows = sum(len(call["z"]) for call in calls)
     first = p2p.prompt_to_prompt(model, PROMPTS[:1], **size, **{**arguments, "blend": None})
     calls.clear()
-    later = paint(model, first, *edits, **arguments)
+    later = sample(model, first, *edits, **arguments)
     assert sum(len(call["z"]) for call in calls) == rows - 3 * (arguments["guidance"] != 1)
     assert torch.equal(later.latents[0], first.latents[0]) and later.images[0].tobytes() == first.images[0].tobytes()
     assert_same(later.latents, together.latents)
@@ -260,19 +260,20 @@ def test_a_result_edited_later_is_the_edit_in_one_go(model, tokenizer, calls, pr
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_result_can_be_edited_later(smooth, inverted, method, tmp_path):
-    """Also one that came from a picture: what its source was painted as is what later edits keep, at any guidance."""
+    """Also one that came from a picture: what its source was generated as is what later edits keep, at any guidance."""
     guidance = 7.5
-    result = paint(smooth, inverted(method), inject, guidance=guidance)
+    result = sample(smooth, inverted(method), inject, guidance=guidance)
     kept = result.inversion
     assert (kept.prompt, kept.method, kept.steps) == (SOURCE, "direct", 6)
     assert torch.equal(kept.latents[0], inverted(method).latents[0])
     assert torch.equal(kept.latents[-1], result.latents[:1])
     kept.save(tmp_path / "kept")
-    later = paint(smooth, p2p.Inversion.load(tmp_path / "kept"), prompts=[SOURCE, "a dog"], guidance=3, negative="snow")
+    loaded = p2p.Inversion.load(tmp_path / "kept")
+    later = sample(smooth, loaded, prompts=[SOURCE, "a dog"], guidance=3, negative="snow")
     assert torch.equal(later.latents[0], result.latents[0])
     assert later.images[0].tobytes() == result.images[0].tobytes()
     assert differ(later.latents[1], result.latents[1])
-    again = paint(smooth, later, prompts=[SOURCE, "a dog"], guidance=3, negative="snow")       # a result of a result
+    again = sample(smooth, later, prompts=[SOURCE, "a dog"], guidance=3, negative="snow")       # a result of a result
     assert torch.equal(again.latents, later.latents)
 
 
@@ -283,7 +284,7 @@ def test_ddim_begins_from_the_inverted_noise_and_does_nothing_else(smooth, inver
     """Song et al. 2020: the run is the one whose noise is z_T, with the negative prompt that is given."""
     inv, arguments = inverted("ddim"), dict(guidance=guidance, negative="snow")
     noise = p2p.prompt_to_prompt(smooth, PROMPTS, inject, steps=6, latents=inv.latents[0], **arguments)
-    assert torch.equal(paint(smooth, inv, inject, **arguments).latents, noise.latents)
+    assert torch.equal(sample(smooth, inv, inject, **arguments).latents, noise.latents)
 
 
 def test_ddim_at_guidance_1_comes_back_the_nearer_the_more_steps(smooth):
@@ -291,7 +292,7 @@ def test_ddim_at_guidance_1_comes_back_the_nearer_the_more_steps(smooth):
     found = []
     for steps in (10, 20, 50, 100):
         inv = invert(smooth, "ddim", steps)
-        found.append(steps * error(paint(smooth, inv, prompts=PROMPTS[:1], guidance=1).latents, inv))
+        found.append(steps * error(sample(smooth, inv, prompts=PROMPTS[:1], guidance=1).latents, inv))
     assert all(b < 1.3 * a for a, b in zip(found, found[1:])) and found[-1] / 100 < 0.03
 
 
@@ -301,8 +302,8 @@ def test_ddim_at_guidance_1_comes_back_the_nearer_the_more_steps(smooth):
 def test_negative_prompt_cancels_the_guidance_of_the_source(smooth, inverted, guidance):
     """Miyake et al. 2023: with the source prompt as the unconditional one, eps_u = eps_c: at any guidance the source is
     sampled as at guidance 1. The targets are guided away from it."""
-    z = paint(smooth, inverted("negative-prompt"), guidance=guidance).latents
-    unguided = paint(smooth, inverted("ddim"), guidance=1).latents
+    z = sample(smooth, inverted("negative-prompt"), guidance=guidance).latents
+    unguided = sample(smooth, inverted("ddim"), guidance=1).latents
     assert_same(z[0], unguided[0])
     assert differ(z[1], unguided[1])
     noise = inverted("ddim").latents[0]
@@ -336,13 +337,13 @@ def test_null_text_brings_every_step_nearer_to_the_trajectory(smooth, inverted):
     found, z = losses(smooth, inverted("null-text"))
     began, ended = found.T
     assert (ended[:-1] < 0.99 * began[:-1]).all() and ended[-1] < 1.001 * began[-1] and ended[0] < 0.7 * began[0]
-    assert_same(paint(smooth, inverted("null-text")).latents[:1], z)       # what they were found for is what runs
+    assert_same(sample(smooth, inverted("null-text")).latents[:1], z)       # what they were found for is what runs
 
 
 def test_the_order_of_the_literature(smooth, inverted):
     """Reconstruction at guidance 7.5: direct is exact, then null-text, then negative-prompt; ddim goes astray."""
     direct, null_text, negative_prompt, ddim = (
-        error(paint(smooth, inverted(method), inject).latents, inverted(method))
+        error(sample(smooth, inverted(method), inject).latents, inverted(method))
         for method in ("direct", "null-text", "negative-prompt", "ddim"))
     assert 0 == direct < null_text < 0.9 * negative_prompt < 0.9 * 0.9 * ddim
 
@@ -351,7 +352,7 @@ def test_null_text_embeddings_are_what_all_unconditional_rows_see(smooth, invert
     """Each step its own, for the source and for the targets."""
     inv = inverted("null-text")
     calls.clear()
-    paint(smooth, inv)
+    sample(smooth, inv)
     for i in range(6):
         assert torch.equal(calls[i]["context"].states[3:], inv.unconditional[i].expand(3, -1, -1))
     assert differ(inv.unconditional[1], inv.unconditional[0])
@@ -395,8 +396,8 @@ def test_half_precision(folder, model, dtype, tolerance):
     model, half = (dataclasses.replace(m, unet=Denoiser(m.schedule).to(m.dtype)) for m in (model, half))
     direct, null_text = (invert(half, method, 2, guidance=1.5) for method in ("direct", "null-text"))
     assert {direct.latents.dtype, null_text.latents.dtype, null_text.unconditional.dtype} == {torch.float32}
-    assert torch.equal(paint(half, direct, inject).latents[:1], direct.latents[-1])
-    assert paint(half, null_text, guidance=1.5).latents.isfinite().all()
+    assert torch.equal(sample(half, direct, inject).latents[:1], direct.latents[-1])
+    assert sample(half, null_text, guidance=1.5).latents.isfinite().all()
     empty = encode(model, [""]).states
     ours, theirs = (inv.unconditional - empty for inv in (null_text, invert(model, "null-text", 2, guidance=1.5)))
     assert (ours - theirs).norm() < tolerance * theirs.norm()
@@ -413,10 +414,10 @@ def test_an_inversion_serves_many_edits_and_is_not_changed(model, tokenizer, met
     inv = invert(model, method, 2)
     kept = [None if x is None else x.clone() for x in (inv.latents, inv.unconditional)]
     edits = p2p.auto(tokenizer, PROMPTS), p2p.self_replace(0.5)
-    first = paint(model, inv, *edits)
-    paint(model, inv, vandal, vandal, prompts=[SOURCE, "a dog"])
-    paint(model, inv, prompts=[SOURCE])
-    assert torch.equal(paint(model, inv, *edits).latents, first.latents)
+    first = sample(model, inv, *edits)
+    sample(model, inv, vandal, vandal, prompts=[SOURCE, "a dog"])
+    sample(model, inv, prompts=[SOURCE])
+    assert torch.equal(sample(model, inv, *edits).latents, first.latents)
     assert torch.equal(inv.latents, kept[0]) and (kept[1] is None or torch.equal(inv.unconditional, kept[1]))
     with pytest.raises(dataclasses.FrozenInstanceError):
         inv.prompt = "a cat"
@@ -439,7 +440,7 @@ def test_save_and_load_give_it_back_to_the_last_bit(model, tmp_path, method):
     assert torch.equal(again.latents, inv.latents) and again.latents.dtype == torch.float32
     assert (again.unconditional is None) == (inv.unconditional is None)
     assert inv.unconditional is None or torch.equal(again.unconditional, inv.unconditional)
-    assert torch.equal(paint(model, dataclasses.replace(again, prompt=SOURCE)).latents, paint(model, made).latents)
+    assert torch.equal(sample(model, dataclasses.replace(again, prompt=SOURCE)).latents, sample(model, made).latents)
 
 
 @pytest.mark.parametrize("stop", [OSError("no space left"), KeyboardInterrupt()], ids=repr)
@@ -467,7 +468,7 @@ def test_a_file_of_an_earlier_version_loads(model, tmp_path):
     save_file(dict(latents=inv.latents, unconditional=inv.unconditional), tmp_path / "old",
               {"p2p_min inversion": json.dumps(settings)})
     again = p2p.Inversion.load(tmp_path / "old")
-    assert again.facts is None and torch.equal(paint(model, again).latents, paint(model, inv).latents)
+    assert again.facts is None and torch.equal(sample(model, again).latents, sample(model, inv).latents)
 
 
 SETTINGS = '{"prompt": "a car", "method": "direct", "guidance": 7.5}'
@@ -596,7 +597,7 @@ def test_an_inversion_is_not_run_by_a_model_that_it_does_not_fit(model, tmp_path
     calls.clear()
     for each in (inv, p2p.Inversion.load(tmp_path / "inv"), result):
         assert_says(ValueError, re.escape(f"the inversion was made for another {says}; invert the picture again"),
-                    paint, change(model), each)
+                    sample, change(model), each)
     assert not calls
 
 
@@ -606,9 +607,9 @@ def test_an_inversion_is_not_run_by_a_model_of_other_text(model, xl, calls, meth
     inv = invert(xl, method, 1)
     calls.clear()
     says = r"another scale of latents \(0.13025, not 0.18215\) and another text width \(80, not 32\); invert"
-    assert_says(ValueError, says, paint, model, inv)
+    assert_says(ValueError, says, sample, model, inv)
     if inv.unconditional is not None:                      # which alone says it, in a file of an earlier version
-        assert_says(ValueError, "text width", paint, model, dataclasses.replace(inv, facts=None))
+        assert_says(ValueError, "text width", sample, model, dataclasses.replace(inv, facts=None))
     assert not calls
 
 
@@ -617,7 +618,7 @@ def test_another_checkpoint_of_the_same_shapes_is_a_warning(folder, recwarn):
     load = functools.partial(p2p.load, folder, "cpu", spacing="trailing")
     inv = invert(load("float16"), steps=1)
     for dtype in ("float32", "bfloat16"):
-        paint(load(dtype), inv, prompts=[SOURCE])
+        sample(load(dtype), inv, prompts=[SOURCE])
     assert not recwarn.list
     for part, name in (("unet", "conv_out.weight"), ("vae", "decoder.conv_in.weight"),
                        ("text_encoder", "text_model.final_layer_norm.weight")):
@@ -625,7 +626,7 @@ def test_another_checkpoint_of_the_same_shapes_is_a_warning(folder, recwarn):
         parameter, = (p for key, p in getattr(tuned, part).named_parameters() if f"text_model.{key}".endswith(name))
         parameter.data = parameter * 1.01
         with pytest.warns(UserWarning, match="made by another checkpoint, .* invert it again"):
-            again = paint(tuned, inv, prompts=[SOURCE])
+            again = sample(tuned, inv, prompts=[SOURCE])
         assert torch.equal(again.latents, inv.latents[-1])
 
 
@@ -674,4 +675,4 @@ def test_embeddings_that_are_not_finite_are_told_at_their_step(model, calls, mon
     ("direct", dict(height=32, width=32, seed=-1))])
 def test_what_goes_with_an_inversion_is_not_refused(model, method, arguments):
     """Only null-text is bound to its guidance; sizes that agree are fine, and the seed is not used."""
-    assert paint(model, of_noise(method), **arguments).latents.shape == (3, 4, 8, 8)
+    assert sample(model, of_noise(method), **arguments).latents.shape == (3, 4, 8, 8)

@@ -17,7 +17,7 @@ PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red 
 ATTENTIONS = {(8, 8): 3, (4, 4): 3, (2, 2): 1}             # cross-attentions of each size, in the model of conftest.py
 
 
-def paint(model, edit, prompts=PROMPTS, steps=4, **arguments):
+def sample(model, edit, prompts=PROMPTS, steps=4, **arguments):
     return p2p.prompt_to_prompt(model, prompts, edit, steps=steps, guidance=2.0, **arguments)
 
 
@@ -55,8 +55,8 @@ def test_the_run_is_the_same_to_the_bit(model, tokenizer, recorder, name):
     """Whatever the edit, whether it is active or not, and with a blend that watches too."""
     edit = EDITS[name](tokenizer)
     blend = p2p.LocalBlend(tokenizer, PROMPTS, ["car", "bicycle", "car"])
-    alone = paint(model, edit, self_edit=p2p.self_replace(0.5), blend=blend)
-    watched = paint(model, recorder(edit), self_edit=p2p.self_replace(0.5), blend=blend, watch=recorder.watch)
+    alone = sample(model, edit, self_edit=p2p.self_replace(0.5), blend=blend)
+    watched = sample(model, recorder(edit), self_edit=p2p.self_replace(0.5), blend=blend, watch=recorder.watch)
     assert torch.equal(alone.latents, watched.latents)
     assert [calls for (_, t), (_, calls) in recorder.seen.items() if t is None] == [4 * n for n in ATTENTIONS.values()]
 
@@ -64,14 +64,14 @@ def test_the_run_is_the_same_to_the_bit(model, tokenizer, recorder, name):
 def test_a_blend_without_an_edit_watches_unnoticed_too(model, tokenizer):
     """LocalBlend looks by the same means: its own maps cost no rounding in the run before it acts."""
     blend = p2p.LocalBlend(tokenizer, PROMPTS, ["car", "bicycle", "car"], start=1.0)
-    assert torch.equal(paint(model, None).latents, paint(model, None, blend=blend).latents)
+    assert torch.equal(sample(model, None).latents, sample(model, None, blend=blend).latents)
 
 
 def test_a_run_leaves_no_trace_in_the_edit(model, tokenizer, recorder):
     edit = edit_of(tokenizer)
     assert edit.windows                                    # found when first asked for, and kept
     before = copy.deepcopy(vars(edit))
-    paint(model, recorder(edit))
+    sample(model, recorder(edit))
     assert vars(edit).keys() == before.keys()
     for name, value in vars(edit).items():
         assert torch.equal(value, before[name]) if isinstance(value, torch.Tensor) else value == before[name]
@@ -79,9 +79,9 @@ def test_a_run_leaves_no_trace_in_the_edit(model, tokenizer, recorder):
 
 def test_an_edit_that_writes_into_the_maps_does_not_reach_what_was_seen_before(model, tokenizer, recorder):
     """Trap 9: M and M_star are those that attention made; M_hat is what the edit left."""
-    paint(model, recorder(), steps=1)
+    sample(model, recorder(), steps=1)
     again = p2p.Recorder(tokenizer, PROMPTS)
-    paint(model, {"mid_block": again(scribble)}, steps=1)  # there alone: elsewhere it changes what later layers see
+    sample(model, {"mid_block": again(scribble)}, steps=1)  # there alone: elsewhere it changes what later layers see
     for prompt in (0, 1, 2):
         word = again.words(prompt)[2]                      # token 3, which is written into
         seen = recorder.maps(word, prompt, size=again.size)
@@ -100,7 +100,7 @@ def run(model, tokenizer):
         calls.append((t, M.clone(), M_star.clone()))
         return edit(M, M_star, t)
     recorder = p2p.Recorder(tokenizer, PROMPTS, per_step=True)
-    result = paint(model, recorder(spy), watch=recorder.watch)
+    result = sample(model, recorder(spy), watch=recorder.watch)
     return recorder, edit, calls, result
 
 
@@ -156,7 +156,7 @@ def test_memory_does_not_grow_with_the_run(model, tokenizer):
     """Without per_step there is one average a size; of its tokens, those of the prompts, not the padding."""
     recorder, held = p2p.Recorder(tokenizer, PROMPTS), []
     for steps in (1, 3):
-        paint(model, recorder(edit_of(tokenizer)), steps=steps, watch=recorder.watch)
+        sample(model, recorder(edit_of(tokenizer)), steps=steps, watch=recorder.watch)
         held.append(sum(maps.numel() for maps, _ in recorder.seen.values()))
     assert held[0] == held[1] == 5 * 2 * (64 + 16 + 4) * 10 and not recorder.predictions
 
@@ -171,22 +171,22 @@ def test_steps_are_kept_of_small_maps_only(tokenizer):
 
 def test_a_new_run_starts_anew(model, tokenizer, recorder):
     """The recorder is of the last run, also of one with other steps."""
-    paint(model, recorder(scribble), steps=3, watch=recorder.watch)
-    paint(model, recorder(edit_of(tokenizer)), steps=2, watch=recorder.watch)
+    sample(model, recorder(scribble), steps=3, watch=recorder.watch)
+    sample(model, recorder(edit_of(tokenizer)), steps=2, watch=recorder.watch)
     again = p2p.Recorder(tokenizer, PROMPTS, per_step=True)
-    paint(model, again(edit_of(tokenizer)), steps=2)
+    sample(model, again(edit_of(tokenizer)), steps=2)
     assert recorder.times == [1, 0.5] == list(recorder.predictions)
     assert (recorder.maps("bicycle", 1) == again.maps("bicycle", 1)).all()
 
 
 def test_in_a_dict_it_sees_only_where_it_stands(model, tokenizer, recorder):
-    paint(model, {"mid_block": recorder(), "up_blocks": edit_of(tokenizer)}, steps=1)
+    sample(model, {"mid_block": recorder(), "up_blocks": edit_of(tokenizer)}, steps=1)
     assert recorder.sizes == [(2, 2)]
 
 
 def test_a_prompt_alone_can_be_watched(model, tokenizer):
     recorder = p2p.Recorder(tokenizer, ["a red car"])
-    paint(model, recorder(), ["a red car"], steps=1)
+    sample(model, recorder(), ["a red car"], steps=1)
     assert recorder.words() == ["a", "red", "car"] and 0 < recorder.maps("red car").max() <= 1
 
 
@@ -224,7 +224,7 @@ def test_what_a_step_foresees_is_where_its_noise_points(model, run):
 
 def test_watch_must_be_a_function(model):
     with pytest.raises(ValueError, match="watch must be a function"):
-        paint(model, None, watch="yes")
+        sample(model, None, watch="yes")
 
 
 # ---- what it refuses -----------------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_negative_maps_are_said_to_be_blue(model, tokenizer, monkeypatch):
     said, legend = [], sheets.legend
     monkeypatch.setattr(sheets, "legend", lambda text, width: said.append(text) or legend(text, width))
     recorder = p2p.Recorder(tokenizer, ["a car"] * 2)
-    result = paint(model, recorder(p2p.reweight(tokenizer, ["a car"] * 2, {"car": -2.0})), ["a car"] * 2, steps=1)
+    result = sample(model, recorder(p2p.reweight(tokenizer, ["a car"] * 2, {"car": -2.0})), ["a car"] * 2, steps=1)
     p2p.word_sheet(recorder, result.images)
     assert "below 0 is blue" in said[0]
 
@@ -319,6 +319,6 @@ def test_runs_of_one_step_are_each_their_own(model, recorder):
     """t does not rise between them; giving the recorder an edit starts it anew."""
     found = []
     for seed in (0, 1, 0):
-        paint(model, recorder(), steps=1, seed=seed)
+        sample(model, recorder(), steps=1, seed=seed)
         found.append(recorder.maps("car"))
     assert np.array_equal(found[0], found[2]) and not np.array_equal(found[0], found[1])

@@ -144,7 +144,7 @@ def error(ours, theirs):
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def paint(pipe, prompts, latents, guidance, negative="", steps=10, after_step=lambda: None):
+def sample(pipe, prompts, latents, guidance, negative="", steps=10, after_step=lambda: None):
     """diffusers' own run: pictures and final latents."""
     kept = []
 
@@ -296,7 +296,7 @@ def test_run(models, shape, size, guidance, negative):
     pipe, model = models(shape)
     z = randn(1, 4, *size)
     ours = p2p.prompt_to_prompt(model, [SOURCE, TARGET], steps=10, guidance=guidance, negative=negative, latents=z)
-    images, latents = paint(pipe, [SOURCE, TARGET], z, guidance, negative)
+    images, latents = sample(pipe, [SOURCE, TARGET], z, guidance, negative)
     assert error(ours.latents, latents) <= CLOSE
     for a, b in zip(ours.images, images, strict=True):
         assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
@@ -309,11 +309,11 @@ def test_few_steps(models, shape, theirs, steps):
     pipe, model = models(shape)
     z = randn(1, 4, 16, 8)
     ours = p2p.prompt_to_prompt(model, [SOURCE, TARGET], steps=steps, guidance=1, latents=z)
-    assert error(ours.latents, paint(pipe, [SOURCE, TARGET], z, theirs, steps=steps)[1]) <= CLOSE
+    assert error(ours.latents, sample(pipe, [SOURCE, TARGET], z, theirs, steps=steps)[1]) <= CLOSE
 
 
 def test_size_and_seed_left_out(models):
-    """SD 2.x with v-prediction paints 768 pixels; a seed is the noise of diffusers' generator of that seed."""
+    """SD 2.x with v-prediction generates 768 pixels; a seed is the noise of diffusers' generator of that seed."""
     pipe, model = models("sd2-768")
     ours = p2p.prompt_to_prompt(model, [SOURCE], steps=1, seed=5, guidance=3).images[0]
     theirs = pipe(SOURCE, num_inference_steps=1, guidance_scale=3, generator=torch.Generator().manual_seed(5)).images[0]
@@ -354,9 +354,9 @@ def test_edit(models, shape, cross_steps, self_steps):
         return len(done) < cross_steps if is_cross else len(done) < self_steps and pixels <= 64
 
     plain = pipe.unet.attn_processors
-    _, unedited = paint(pipe, prompts, z, 7.5)
+    _, unedited = sample(pipe, prompts, z, 7.5)
     pipe.unet.set_attn_processor(Inject(wanted))
-    _, latents = paint(pipe, prompts, z, 7.5, after_step=lambda: done.append(1))
+    _, latents = sample(pipe, prompts, z, 7.5, after_step=lambda: done.append(1))
     pipe.unet.set_attn_processor(plain)
     assert error(ours.latents, latents) <= CLOSE
     assert error(ours.latents[:1], unedited[:1]) <= CLOSE
@@ -660,13 +660,13 @@ def test_padding_token(models, tmp_path):
 
 @pytest.mark.parametrize("guidance", [1, 5.0])
 def test_toy(guidance):
-    """diffusers opens weights/toy as it is, and paints the same pictures from the same latents: within 2 of 255."""
+    """diffusers opens weights/toy as it is, and generates the same pictures from the same latents: within 2 of 255."""
     folder = Path(__file__).parents[1] / "weights" / "toy"
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     z, prompts = randn(1, 4, 16, 16), ["a big red bicycle", "children drawing of a castle next to a river"]
     ours = p2p.prompt_to_prompt(p2p.load(folder, "cpu"), prompts, steps=20, guidance=guidance, latents=z)
-    images, latents = paint(pipe, prompts, z, guidance, steps=20)
+    images, latents = sample(pipe, prompts, z, guidance, steps=20)
     assert error(ours.latents, latents) <= CLOSE
     for a, b in zip(ours.images, images, strict=True):
         assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 2

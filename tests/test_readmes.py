@@ -1,5 +1,6 @@
 """What the READMEs show in Python runs: all blocks of a file in one namespace, few steps, in a folder of their own."""
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def test_the_python_of_a_readme_runs(name, tmp_path, monkeypatch):
     """`...` stands for what was said before; pictures that a block reads are given to it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").symlink_to(ROOT / "weights")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("car.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("car-0.png")
     for function in ("prompt_to_prompt", "invert"):
         full = getattr(p2p, function)
         monkeypatch.setattr(p2p, function, lambda *args, full=full, **kwargs: full(*args, **{**kwargs, "steps": 2}))
@@ -28,6 +29,13 @@ def test_the_python_of_a_readme_runs(name, tmp_path, monkeypatch):
         block = block.replace("[..., ", '["a red car on the beach", ')
         exec(compile(block, name, "exec"), namespace)
     assert BLOCKS[name]
+
+
+def test_the_words_of_the_small_model_are_listed():
+    """In the README, under the first command: all that the model knows."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("| objects |")[1].split("\n\n")[0]
+    config = json.loads((ROOT / "weights" / "toy" / "tokenizer" / "tokenizer_config.json").read_text())
+    assert not set(config["known_words"]) - set(re.findall(r"\w+", table)) - {"a", "an"}
 
 
 NAMED = [(module, name) for module, names in re.findall(

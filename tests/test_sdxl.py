@@ -17,7 +17,7 @@ from p2p_min.inversion import METHODS
 from p2p_min.networks.text import Context, encode, tokens
 from p2p_min.networks.unet import UNet as Network
 from test_checkpoint import configure, refused
-from test_editing import Recorder, assert_same, differ, inject, own, paint
+from test_editing import Recorder, assert_same, differ, inject, own, sample
 
 PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
 SOURCE = PROMPTS[0]
@@ -226,7 +226,7 @@ def test_a_word_that_only_one_tokenizer_has_is_refused(taught, xl_folder):
 def test_the_run_is_algorithm_1(xl, negative, guidance):
     """Not square; the loop of the paper and what the UNet is told, written out, give the same latents."""
     edit, self_edit = p2p.replace(xl.tokenizer, PROMPTS[:2], 0.5), p2p.self_replace(0.5)
-    ours = paint(xl, PROMPTS[:2], edit, self_edit, guidance=guidance, negative=negative, seed=3, height=48)
+    ours = sample(xl, PROMPTS[:2], edit, self_edit, guidance=guidance, negative=negative, seed=3, height=48)
     z = torch.randn(1, 4, 12, 8, generator=torch.Generator().manual_seed(3)).expand(2, -1, -1, -1)
     P = Context(*map(torch.cat, zip(*(told(xl, prompt, 48) for prompt in PROMPTS[:2]))))
     empty = told(xl, negative, 48)
@@ -255,12 +255,12 @@ def test_edits_see_sdxls_maps(xl):
     """M_star returned edits nothing, the source is untouched; there are maps at two sizes, two layers in the middle."""
     shapes = []
     look = lambda M, M_star, t: shapes.append(tuple(M.shape[:3])) or M_star
-    unedited, edited = paint(xl), paint(xl, PROMPTS[:2], look, own)
+    unedited, edited = sample(xl), sample(xl, PROMPTS[:2], look, own)
     assert_same(edited.latents, unedited.latents)
     one_step = shapes[:len(shapes) // 4]
     assert sorted(set(one_step)) == [(2, 4, 4), (4, 2, 2)] and xl.unet.map_sizes(8, 8) == [(4, 4), (2, 2)]
     assert one_step.count((2, 4, 4)) == 3 and one_step.count((4, 2, 2)) == 8
-    z = paint(xl, PROMPTS[:2], {"up_blocks": inject}).latents
+    z = sample(xl, PROMPTS[:2], {"up_blocks": inject}).latents
     assert_same(z[0], unedited.latents[0])
     assert differ(z[1], unedited.latents[1])
 
@@ -273,11 +273,11 @@ def test_local_blend_is_what_the_design_says(xl, subtract):
     def places(words):
         return words and [find(xl.tokenizer, prompt, word) for prompt, word in zip(PROMPTS, words)]
     recorder = Recorder(edit, (4, 4), places(words), places(subtract), 0.2, (0.8, 0.9))
-    expected = paint(xl, PROMPTS, recorder, blend=recorder.blend, steps=5).latents
+    expected = sample(xl, PROMPTS, recorder, blend=recorder.blend, steps=5).latents
     blend = p2p.LocalBlend(xl.tokenizer, PROMPTS, words, subtract, 0.2, (0.8, 0.9))
-    assert_same(paint(xl, PROMPTS, edit, blend=blend, steps=5).latents, expected)
+    assert_same(sample(xl, PROMPTS, edit, blend=blend, steps=5).latents, expected)
     assert 0.02 < torch.stack(recorder.masks).float().mean() < 0.98
-    assert differ(expected, paint(xl, PROMPTS, edit, steps=5).latents)
+    assert differ(expected, sample(xl, PROMPTS, edit, steps=5).latents)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -290,7 +290,7 @@ def test_half_precision(xl_folder, dtype):
     assert context.states.dtype == context.pooled.dtype == dtype and not context.states.any()
     assert context.sizes.dtype == torch.float32            # 1024 and its neighbours are not in bfloat16
     edits = p2p.replace(model.tokenizer, PROMPTS[:2]), p2p.self_replace()
-    assert len(paint(model, PROMPTS[:2], *edits, steps=2, guidance=2).images) == 2
+    assert len(sample(model, PROMPTS[:2], *edits, steps=2, guidance=2).images) == 2
 
 
 @pytest.mark.parametrize("change", [lambda c: c.states, lambda c: c._replace(pooled=None), lambda c: Context(c.states)])
@@ -453,11 +453,11 @@ def test_slimmed_unets_are_what_their_config_says(copy, slim):
         blocks = [f"{way}.{i}." for way in ("down_blocks", "up_blocks") for i in range(3)]
         depths = [sum(name.startswith(block) for name in names) for block in blocks]
         assert depths == [0, 3, 4, 6, 4, 0]
-    result = paint(model, PROMPTS[:2], lambda M, M_star, t: seen.append(t) or M_star, steps=2)
+    result = sample(model, PROMPTS[:2], lambda M, M_star, t: seen.append(t) or M_star, steps=2)
     assert len(seen) == 2 * len(names) and differ(result.latents[0], result.latents[1])
     if not in_the_middle:
         with pytest.raises(ValueError, match="no attn2 lies under 'mid_block'"):
-            paint(model, PROMPTS[:2], {"mid_block": inject})
+            sample(model, PROMPTS[:2], {"mid_block": inject})
 
 
 @pytest.mark.parametrize("steps, times", [(1, [999]), (2, [999, 499]), (3, [999, 666, 332]), (4, [999, 749, 499, 249])])
@@ -472,7 +472,7 @@ def test_few_steps_as_turbo_models_are_used(copy, steps, times, recwarn):
     def edit(M, M_star, t):
         heard.append(t)
         return inject(M, M_star, t)
-    z = paint(model, PROMPTS[:2], edit, steps=steps, guidance=1).latents
+    z = sample(model, PROMPTS[:2], edit, steps=steps, guidance=1).latents
     assert seen == [(time, 2) for time in times] and not recwarn.list
     assert list(dict.fromkeys(heard)) == [1 - i / steps for i in range(steps)]
     if steps == 1:                                         # all the way from noise to the schedule's last level

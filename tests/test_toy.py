@@ -26,7 +26,7 @@ def toy():
     return p2p.load(FOLDER, DEVICE, "float32")
 
 
-def paint(model, prompts, *edits, **arguments):
+def sample(model, prompts, *edits, **arguments):
     return p2p.prompt_to_prompt(model, prompts, *edits, **{"steps": 10, "guidance": 5.0, **arguments})
 
 
@@ -60,6 +60,25 @@ def test_its_name_is_never_asked_of_the_hub(tmp_path, monkeypatch):
         p2p.load()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_the_default_dtype_of_torch_changes_nothing(dtype):
+    """Neither the seed's noise, nor the schedule, nor an edit: all say their own."""
+    prompts = ["a red car", "a blue car"]
+
+    def run():
+        model = p2p.load(FOLDER, "cpu")
+        edit = p2p.reweight(model.tokenizer, prompts, {"blue": 1.5}, p2p.auto(model.tokenizer, prompts, {"car": 0.3}))
+        blend = p2p.LocalBlend(model.tokenizer, prompts, ["car", "car"])
+        return p2p.prompt_to_prompt(model, prompts, edit, p2p.self_replace(0.4), steps=5, blend=blend).latents
+
+    expected = run()
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(run(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_its_words_are_those_of_the_drawn_world(toy):
     """So that the command line can warn of others: all that captions say, and nothing else."""
     said = {word for seed in range(3000) for word in world.caption(world.sample(seed)).split()}
@@ -69,8 +88,8 @@ def test_its_words_are_those_of_the_drawn_world(toy):
 def test_an_edit_that_returns_M_star_is_the_unedited_run(toy):
     """Latents within 1e-5 of their scale, pixels within 1/255."""
     prompts = EXAMPLES[0]
-    edited = paint(toy, prompts, lambda M, M_star, t: M_star, lambda M, M_star, t: M_star)
-    plain = paint(toy, prompts)
+    edited = sample(toy, prompts, lambda M, M_star, t: M_star, lambda M, M_star, t: M_star)
+    plain = sample(toy, prompts)
     assert (edited.latents - plain.latents).abs().max() <= 1e-5 * plain.latents.abs().max()
     for a, b in zip(edited.images, plain.images, strict=True):
         assert np.abs(pixels(a) - pixels(b)).max() <= 1
@@ -80,7 +99,7 @@ def test_an_edit_that_returns_M_star_is_the_unedited_run(toy):
 def test_equal_prompts_give_equal_pictures(toy, prompts):
     """Source = target, with every kind of injection: the source again."""
     twice = prompts[:1] * 2
-    a, b = paint(toy, twice, *injected(toy, twice)).images
+    a, b = sample(toy, twice, *injected(toy, twice)).images
     assert np.abs(pixels(a) - pixels(b)).max() <= 1
 
 
@@ -90,9 +109,10 @@ def test_injection_keeps_the_picture_where_the_seed_alone_does_not(toy, prompts)
     it, and it is still another picture."""
     alone, edited = [], []
     for seed in range(4):
-        source, target = map(pixels, paint(toy, prompts, seed=seed).images)
+        source, target = map(pixels, sample(toy, prompts, seed=seed).images)
         alone.append(np.abs(source - target).mean())
-        edited.append(np.abs(source - pixels(paint(toy, prompts, *injected(toy, prompts), seed=seed).images[1])).mean())
+        target = pixels(sample(toy, prompts, *injected(toy, prompts), seed=seed).images[1])
+        edited.append(np.abs(source - target).mean())
     assert 1 < np.mean(edited) < 0.9 * np.mean(alone)
 
 
@@ -124,9 +144,9 @@ def test_the_map_of_a_word_lies_on_what_it_names(toy):
 def test_a_result_edited_later_is_the_edit_in_one_go(toy):
     """Create first, edit later: the source's picture unchanged, the target's latents within 1e-5 of their norm."""
     prompts = EXAMPLES[0]
-    together = paint(toy, prompts, *injected(toy, prompts), guidance=7.5)
-    first = paint(toy, prompts[:1], guidance=7.5, seed=0)
-    later = paint(toy, prompts, *injected(toy, prompts), guidance=7.5, inversion=first)
+    together = sample(toy, prompts, *injected(toy, prompts), guidance=7.5)
+    first = sample(toy, prompts[:1], guidance=7.5, seed=0)
+    later = sample(toy, prompts, *injected(toy, prompts), guidance=7.5, inversion=first)
     assert later.images[0].tobytes() == first.images[0].tobytes()
     assert (later.latents - together.latents).norm() <= 1e-5 * together.latents.norm()
     assert np.abs(pixels(later.images[1]) - pixels(together.images[1])).max() <= 1
@@ -140,7 +160,7 @@ def test_a_picture_is_found_again_in_the_order_of_the_literature(toy):
     wrong = {}
     for method in ("direct", "null-text", "negative-prompt", "ddim"):
         inversion = p2p.invert(toy, picture, prompt, method, steps=10, guidance=7.5)
-        z = paint(toy, [prompt], inversion=inversion, guidance=7.5).latents
+        z = sample(toy, [prompt], inversion=inversion, guidance=7.5).latents
         wrong[method] = float((z - inversion.latents[-1]).norm() / inversion.latents[-1].norm())
     assert wrong["direct"] == 0 and 2 * wrong["null-text"] < wrong["ddim"]
     assert wrong["null-text"] < wrong["negative-prompt"] < wrong["ddim"] and wrong["null-text"] < 0.2

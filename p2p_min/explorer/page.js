@@ -1,10 +1,9 @@
 "use strict";
-// What the page shows is a function of `state`: whatever the user does changes it and calls show().
+// render(data) builds the page; what it then shows is a function of `data` and `state`: whatever the user does changes
+// the state and calls show().
 
-const data = JSON.parse(document.getElementById("data").textContent);
+let data, state, maps, cards, thumbs, timer;
 const $ = id => document.getElementById(id);
-const state = {target: 1, chosen: null, pointed: null, step: 0, size: data.size};     // step 0: the average of all
-// chosen, pointed: [prompt, word], both numbers; what is pointed at is shown while it lasts
 
 function make(tag, parent, properties = {}) {
   const element = parent.appendChild(document.createElement(tag));
@@ -14,9 +13,6 @@ function make(tag, parent, properties = {}) {
 function press(button, on) {
   button.setAttribute("aria-pressed", on);
 }
-
-// Of one prompt alone there is nothing to say about an edit.
-document.querySelectorAll("[data-edit]").forEach(element => { element.hidden = data.prompts.length === 1; });
 
 // ---- maps ----
 
@@ -35,6 +31,13 @@ async function unpack({sheet, ranges}, [height, width]) {
   };
 }
 
+function extent(maps) {
+  // The least and the greatest number of some maps or ranges, and the greatest without its sign.
+  const all = maps.flatMap(map => [...map]);
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  return {low, high, top: Math.max(1e-6, -low, high)};
+}
+
 function colour(value) {
   // -1 to 1 as [red, green, blue], between two of the table's
   const place = (Math.max(-1, Math.min(1, value)) + 1) / 2 * (data.colours.length - 1);
@@ -49,6 +52,16 @@ function draw(canvas, map, top) {
   const image = context.createImageData(canvas.width, canvas.height);
   map.forEach((value, i) => image.data.set([...colour(value / top), 255], 4 * i));
   context.putImageData(image, 0, 0);
+}
+
+const digits = value => `${value < 0 ? "−" : ""}${Number(Math.abs(value).toPrecision(2))}`;
+
+function summary(map) {
+  // Flat: it varies by less than a tenth of its largest value, which is one of the ten steps of colour from 0 to the
+  // brightest. On any scale it then looks like one colour.
+  const {low, high, top} = extent([map]);
+  if (high - low < top / 10) return `flat: about ${digits((low + high) / 2)} everywhere, so it points to no place`;
+  return low < 0 ? `from ${digits(low)} to ${digits(high < top / 255 ? 0 : high)}` : `up to ${digits(high)}`;
 }
 
 // ---- what there is to see ----
@@ -68,12 +81,12 @@ function show() {
   const M = source === null ? null : look(from.own[source]);
   const [star, hat] = target === null || !to ? [null, null] : [look(to.own[target]), look(to.used[target])];
   const there = [M, star, hat].filter(Boolean);
-  const top = Math.max(1e-6, ...there.map(map => map.reduce((a, b) => Math.max(a, Math.abs(b)), 0)));
-  const isSigned = there.some(map => map.some(value => value < 0));
+  const {top} = extent(state.shared ? data.maps[state.size].ranges : there);
+  const isSigned = extent(there).low < 0, isOver = state.over || state.pointed !== null;
 
   cards.forEach(card => {
-    const map = card.prompt ? hat : M;
-    card.box.hidden = card.stack.hidden = card.prompt > 0 && card.prompt !== state.target;
+    const map = isOver ? card.prompt ? hat : M : null;
+    card.parts.forEach(part => { part.hidden = card.prompt > 0 && card.prompt !== state.target; });
     card.stack.classList.toggle("lit", Boolean(map));
     draw(card.canvas, map, top);
     const lit = card.box.hidden ? null : card.prompt ? target : source;
@@ -86,7 +99,7 @@ function show() {
 
   const name = (prompt, word) => `“${data.prompts[prompt].words[word]}”`;
   const figures = {
-    "M": [M, source === null ? "the source has no such word" : `source, ${name(0, source)}`],
+    "M": [M, source === null ? "the source has no such word" : `${to ? "source, " : ""}${name(0, source)}`],
     "M-star": [star, star ? `target's own, ${name(state.target, target)}` : "the target has no such word"],
     "M-hat": [hat, hat ? `used for ${name(state.target, target)}` : "–"],
   };
@@ -94,23 +107,25 @@ function show() {
     draw($(id), map, top);
     $(id).setAttribute("aria-label", `${id}: ${text}`);
     $(`${id}-said`).textContent = text;
+    $(`${id}-range`).textContent = map ? summary(map) : "";
   }
 
   const shades = Array.from({length: 21}, (_, i) => colour(isSigned ? i / 10 - 1 : i / 20));
   $("bar").style.background = `linear-gradient(to right, ${shades.map(([r, g, b]) => `rgb(${r} ${g} ${b})`)})`;
-  $("low").textContent = isSigned ? `−${top.toPrecision(2)}` : "0";
-  $("high").textContent =
-    `${top.toPrecision(2)} of a place's attention: one scale for all maps now on the page; each word has its own`;
+  $("low").textContent = isSigned ? digits(-top) : "0";
+  $("high").textContent = `${digits(top)} of a pixel's attention`;
 
   const [height, width] = data.sizes[state.size];
   const t = data.times[state.step - 1], number = 1 + data.every * (state.step - 1);
   const stepSaid = state.step ? `${number} of ${data.steps}, t = ${t.toFixed(2)}` : `all ${data.steps}, averaged`;
   Object.assign($("step"), {value: state.step}).setAttribute("aria-valuetext", stepSaid);
   Object.assign($("size"), {value: state.size}).setAttribute("aria-valuetext", `${height} by ${width}`);
+  for (const id of ["over", "shared"]) $(id).checked = state[id];
   $("step-said").textContent = stepSaid;
   $("size-said").textContent = `${height} × ${width}`;
   showFate(star ? to.fates[target] : "");
-  $("said").textContent = sentence(source, target, star ? to.fates[target] : "");
+  const said = sentence(source, target, star ? to.fates[target] : "");
+  if ($("said").textContent !== said) $("said").textContent = said;            // not read aloud again at every step
   thumbs.forEach(({button, step, prompt}) => {
     button.parentElement.hidden = prompt > 0 && prompt !== state.target;
     press(button, state.step > 0 && step === nearest(number));
@@ -127,8 +142,8 @@ function showFate(fates) {
 }
 
 function sentence(source, target, fates) {
-  if (!fates) return "This word has no counterpart in the target: its map is used in the source only.";
-  const word = `“${data.prompts[state.target].words[target]}”`;
+  if (!fates) return "The target has no word for this one: its map is used in the source only.";
+  const from = data.prompts[0], word = `“${data.prompts[state.target].words[target]}”`;
   const numbers = [...fates].flatMap((fate, i) => fate === "o" ? [] : [1 + data.every * i]);
   if (!numbers.length) {
     const who = source === null ? `${word} is new: the source has no map for it, so it` : word;
@@ -138,13 +153,12 @@ function sentence(source, target, fates) {
   const isOpen = last + data.every > data.steps;          // to the end of the run
   const span = numbers.length === fates.length ? `all ${data.steps} steps`
     : `${first === last ? `step ${first}` : `steps ${first} to ${last}`} of ${data.steps}`;
-  const ends = isOpen ? "" : `; then, after τ = ${(1 - last / data.steps).toFixed(2)}, it goes on with its own map`;
-  if (!state.step) return `Edit acts on ${word} in ${span}${ends}. Move the slider to see one step.`;
-  const other = source === null ? "the source" : `the source's “${data.prompts[0].words[source]}”`;
+  const ends = isOpen ? "" : `; then, after τ = ${(1 - last / data.steps).toFixed(2)}, the word keeps its own map`;
+  if (!state.step) return `The edit acts on ${word} in ${span}${ends}.`;
   return {
-    s: `At this step, Edit puts the map of ${other} in place of ${word}'s own: M̂\u00a0=\u00a0M.`,
-    o: `At this step, Edit leaves ${word} alone: M̂\u00a0=\u00a0M*. It acts in ${span}.`,
-    x: `At this step, what Edit gives ${word} is neither M nor M*: a map times c, for example.`,
+    s: `At this step, the source's map of “${from.words[source]}” replaces the target's map of ${word}: M̂\u00a0=\u00a0M.`,
+    o: `At this step, ${word} keeps its own map: M̂\u00a0=\u00a0M*. The edit acts in ${span}.`,
+    x: `At this step, the map used for ${word} is neither M nor M*: it is re-weighted or mixed.`,
   }[fates[state.step - 1]];
 }
 
@@ -154,18 +168,43 @@ function nearest(number) {
 
 // ---- what one can touch ----
 
+function set(change) {
+  Object.assign(state, change);
+  show();
+}
+
+function play(isOn) {
+  // The whole run in some eight seconds, but no step so short or so long that one cannot follow it; where motion is to
+  // be reduced, about eight steps, two seconds each.
+  timer = clearInterval(timer);
+  $("play").textContent = isOn ? "❚❚ Pause" : "▶ Play";
+  if (!isOn) return;
+  const last = data.times.length, isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const advance = () => {
+    set({step: Math.min(last, state.step + (isCalm ? Math.ceil(last / 8) : 1)), over: true});
+    if (state.step === last) play(false);
+  };
+  if (state.step === last) state.step = 0;
+  timer = setInterval(advance, isCalm ? 2000 : Math.max(100, Math.min(800, 8000 / last)));
+  advance();
+}
+
+function nameOf(prompt) {
+  return prompt ? "Target" : data.prompts.length > 1 ? "Source" : "Prompt";
+}
+
 function makeCard(of, prompt) {
-  const name = prompt ? "Target" : "Source";
-  const box = make("div", $("pair"), {className: "prompt"});
-  const label = make("div", box, {className: "label"});
-  const tabs = [];
-  make("span", label, {textContent: name});
-  for (let i = 1; prompt && data.prompts.length > 2 && i < data.prompts.length; i++) {
-    tabs.push(make("button", label, {type: "button", textContent: i, ariaLabel: `Target ${i}`, onclick: () => {
-      Object.assign(state, {target: i, chosen: first(i), pointed: null});
-      show();
-      cards[i].tabs[i - 1].focus();
-    }}));
+  const name = nameOf(prompt);
+  const box = make("div", $("prompts"), {className: "prompt"});
+  make("span", box, {className: "label", textContent: name});
+  const tabs = [], labels = data.prompts.map(({label}, i) => label || `${i}`);
+  if (prompt && data.prompts.length > 2) {
+    const row = make("div", box, {className: "tabs", role: "group", ariaLabel: "Targets"});
+    labels.slice(1).forEach((label, i) => tabs.push(make("button", row, {
+      type: "button", textContent: label, ariaLabel: `Target ${label}`, onclick: () => {
+        set({target: i + 1, chosen: first(i + 1), pointed: null});
+        cards[i + 1].tabs[i].focus();
+      }})));
   }
   const words = make("div", box, {className: "words", role: "group", ariaLabel: `${name}, word by word`});
   const buttons = [];
@@ -174,28 +213,42 @@ function makeCard(of, prompt) {
       if (text.trim()) make("span", words, {textContent: text.trim()});
       continue;
     }
-    const point = where => { state.pointed = where; show(); };
-    const choose = () => { state.chosen = [prompt, word]; point(null); };
+    const point = where => set({pointed: where});
+    const choose = () => set({chosen: [prompt, word], pointed: null, over: true});
     const button = make("button", words, {
       type: "button", textContent: text, onclick: choose, onfocus: choose,
       onpointerenter: event => event.pointerType === "mouse" && point([prompt, word]), onpointerleave: () => point(null)});
     buttons.push({button, word});
   }
-  const stack = make("div", $("pair"), {className: "stack", tabIndex: 0});
-  make("img", stack, {src: of.picture, alt: `${name}: ${of.pieces.map(piece => piece[0]).join("")}`});
-  return {prompt, box, tabs, buttons, stack, canvas: make("canvas", stack, {ariaHidden: "true"})};
+  const text = of.pieces.map(piece => piece[0]).join("");
+  const caption = data.prompts.length === 1 ? "" : prompt && of.label ? `${name}, ${of.label}` : name;
+  const figure = makePicture(of.picture, `${name}: ${text}`, caption), stack = figure.firstChild;
+  const canvas = make("canvas", stack, {ariaHidden: "true"}), parts = [box, figure];
+  stack.tabIndex = 0;
+  if (prompt && of.without !== null) {
+    parts.push(makePicture(data.without[of.without], `Without injection: ${text}`,
+      "Target without injection, from the same noise", "without"));
+  }
+  return {prompt, box, parts, tabs, buttons, stack, canvas};
+}
+
+function makePicture(src, alt, caption, className = "") {
+  const figure = make("figure", $("pictures"), {className});
+  make("img", make("div", figure, {className: "stack"}), {src, alt});
+  make("figcaption", figure, {textContent: caption});
+  return figure;
 }
 
 function makeStrip(pictures, prompt) {
-  const name = prompt ? "Target" : "Source";
+  const name = nameOf(prompt);
   const row = make("div", $("strips"), {className: "strip", role: "group", ariaLabel: name});
   return pictures.map((src, i) => {
     const step = data.strip.steps[i];
     const button = make("button", row, {type: "button", onclick: () => {
-      state.step = Math.min(data.times.length, 1 + Math.round((step - 1) / data.every));
-      show();
+      play(false);
+      set({step: Math.min(data.times.length, 1 + Math.round((step - 1) / data.every)), over: true});
     }});
-    make("img", button, {src, alt: `${name} as step ${step} expects it`});
+    make("img", button, {src, alt: `${name} as step ${step} predicts it`});
     make("span", button, {textContent: step});
     return {button, step, prompt};
   });
@@ -210,21 +263,37 @@ function first(target) {
   return [prompt, [changed, weighted, words.length - 1].find(word => word >= 0)];
 }
 
-let maps, cards, thumbs;
-(async () => {
-  maps = await Promise.all(data.maps.map((each, i) => unpack(each, data.sizes[i])));
-  state.chosen = first(1);
+async function render(next) {
+  // May be called again, with other data: what one looks at then stays, where the prompts, sizes and steps are the same.
+  const unpacked = await Promise.all(next.maps.map((each, i) => unpack(each, next.sizes[i])));
+  const kind = of => JSON.stringify([of.prompts.map(({pieces}) => pieces), of.sizes, of.times]);
+  const isNew = !data || kind(data) !== kind(next);
+  [data, maps] = [next, unpacked];
+  // chosen, pointed: [prompt, word], both numbers; what is pointed at is shown while it lasts. step 0: the average of
+  // all. over: whether maps lie over the pictures; shared: whether all words have one scale.
+  if (isNew) {
+    state = {target: 1, chosen: first(1), pointed: null, step: 0, size: data.size, over: false, shared: false};
+    play(false);
+  }
+  // Of one prompt alone there is nothing to say about an edit.
+  document.querySelectorAll("[data-edit]").forEach(element => { element.hidden = data.prompts.length === 1; });
+  for (const id of ["prompts", "pictures", "strips", "about"]) $(id).replaceChildren();
   cards = data.prompts.map(makeCard);
   thumbs = data.strip.pictures.flatMap(makeStrip);
   const [height, width] = data.sizes[data.sizes.length - 1];
   document.body.style.setProperty("--shape", `${width} / ${height}`);
   document.body.style.setProperty("--columns", data.strip.steps.length);
-  for (const [id, last] of [["step", data.times.length], ["size", data.sizes.length - 1]]) {
-    $(id).max = last;
-    $(id).oninput = event => { state[id] = Number(event.target.value); show(); };
-  }
+  document.body.style.setProperty("--pictures", data.without.length ? 3 : 2);
+  [$("step").max, $("size").max] = [data.times.length, data.sizes.length - 1];
   $("kept").textContent = data.every > 1 ? `; one step in ${data.every} is kept` : "";
   if (data.about) make("code", $("about"), {textContent: data.about});
   show();
   document.body.dataset.ready = "yes";
-})();
+}
+
+$("step").oninput = event => { play(false); set({step: Number(event.target.value), over: true}); };
+$("size").oninput = event => set({size: Number(event.target.value), over: true});
+$("over").onchange = event => set({over: event.target.checked});
+$("shared").onchange = event => set({shared: event.target.checked, over: true});
+$("play").onclick = () => play(!timer);
+render(JSON.parse($("data").textContent));

@@ -22,13 +22,16 @@ CELLS = 2_500_000                              # bytes of maps at most, before c
 STRIP, THUMB = 8, 128                          # steps whose predicted picture is shown, and its longest side in pixels
 
 
-def explorer(model, result, recorder, about=""):
+def explorer(model, result, recorder, about="", *, without=None, labels=None):
     """The page of a run, as text.
 
     result    of the run
     recorder  `Recorder(..., per_step=True)`, given to it as `cross_edit=recorder(edit)` and `watch=recorder.watch`
     about     what to say of how the run was made: its command
-    Raises ValueError where the recorder did not keep what the page shows.
+    without   the same prompts from the same noise with no edit: a `Result`, or its pictures, source first; that of
+              each target is shown beside it
+    labels    a text for each target, which tells it from the others: "fluffy × −2"; None: their numbers
+    Raises ValueError where the recorder did not keep what the page shows, and for what does not belong to the run.
     """
     if list(recorder.prompts) != list(result.prompts):
         raise ValueError(f"the recorder is of the prompts {recorder.prompts}, the result of {result.prompts}")
@@ -41,17 +44,40 @@ def explorer(model, result, recorder, about=""):
     if not rows:
         raise ValueError("the page shows words, and these prompts have none")
     best = recorder.size if recorder.size in sizes else sizes[-1]
+    plain = [url(image) for image in check_without(result, without)]
+    different = list(dict.fromkeys(plain))                 # targets that differ in their weights alone share one
+    labels = [None, *check_labels(result, labels)]
     every = -(-len(rows) * len(recorder.times) * sum(h * w for h, w in sizes) // CELLS)
     kept = slice(None, None, every)
     data = dict(
         about=about, steps=len(recorder.times), every=every, times=recorder.times[kept], colours=COLOURS.tolist(),
         sizes=sizes, size=sizes.index(best), maps=[map_sheet(recorder, rows, size, kept) for size in sizes],
-        prompts=[of_prompt(recorder, rows, i, best, kept) | dict(picture=url(image))
+        without=different,
+        prompts=[of_prompt(recorder, rows, i, best, kept)
+                 | dict(picture=url(image), label=labels[i], without=different.index(plain[i]) if plain else None)
                  for i, image in enumerate(result.images)],
         strip=strip(model, recorder))
     page, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "page.js"))
     # A "<" in a prompt must not end the script that holds the data.
     return page.replace("{{script}}", script).replace("{{data}}", json.dumps(data).replace("<", "\\u003c"))
+
+
+def check_without(result, without):
+    """The pictures, or none. Raises ValueError unless there is one for each of the run's."""
+    images = getattr(without, "images", without) or []
+    if images and ([getattr(image, "size", None) for image in images] != [image.size for image in result.images]
+                   or getattr(without, "prompts", result.prompts) != result.prompts):
+        raise ValueError(f"without must be the result of the same prompts, {result.prompts}, or as many pictures, of "
+                         f"{' × '.join(map(str, result.images[0].size))} pixels")
+    return images
+
+
+def check_labels(result, labels):
+    """The texts, or None for each target. Raises ValueError unless there is one for each."""
+    labels = [None] * (len(result.prompts) - 1) if labels is None else list(labels)
+    if len(labels) != len(result.prompts) - 1:
+        raise ValueError(f"{len(labels)} labels for {len(result.prompts) - 1} targets; give one for each")
+    return labels
 
 
 def url(image):

@@ -39,7 +39,7 @@ IGNORED = ("dropout", "addition_embed_type_num_heads",
 def time_features(timestep, width):
     """Sinusoids of the timestep (Vaswani et al. 2017), cosines first: (rows,) -> (rows, width), fp32."""
     half = width // 2
-    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=timestep.device) / half)
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half)
     angles = timestep[:, None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 

@@ -1,5 +1,6 @@
-"""python -m p2p_min.lessons [FOLDER]: copies the lessons there as notebooks (the folder p2p_min_lessons), to be opened in
-Jupyter or VS Code. Files that are there already are left alone: they may hold answers.
+"""python -m p2p_min.lessons [FOLDER]: copies the lessons as notebooks into FOLDER (p2p_min_lessons).
+
+Open them in Jupyter or VS Code. Files that are there already are left alone: they may hold answers.
 """
 import shutil
 import sys

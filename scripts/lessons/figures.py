@@ -1,7 +1,7 @@
 """What the lessons draw and measure with: sheets of pictures and maps, matrices with
 their labels, the overlap of outlines.
 
-A notebook shows them below their cell. A script writes them to build/lessons, or to the folder that LESSON_FIGURES names.
+A notebook shows them below their cell. A script writes them to build/lessons, or to the folder LESSON_FIGURES.
 """
 import io
 import os

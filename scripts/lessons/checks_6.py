@@ -55,8 +55,9 @@ def mirror(answer):
         wanted = M.flip(2)
         where = "token {} of your M_hat is {}"
         for j in (3, 4):
-            for other, what in ((M, "where it was"), (M.flip(1), "upside down"), (M.flip(1, 2), "turned by 180 degrees"),
-                                (M.flip(0), "another head's"), (M.roll(size[1] // 4, 2), "moved, not mirrored"),
+            for other, what in ((M, "where it was"), (M.flip(1), "upside down"),
+                                (M.flip(1, 2), "turned by 180 degrees"), (M.flip(0), "another head's"),
+                                (M.roll(size[1] // 4, 2), "moved, not mirrored"),
                                 (M_star[0], "the target's"), (M_star[0].flip(2), "the target's, mirrored")):
                 require(not near(M_hat[..., j], other[..., j]), where.format(j, what))
         given, wanted = M_hat[..., 1:], wanted[..., 1:]    # the start token may stay as it is
@@ -80,6 +81,9 @@ def fade(answer):
             M_hat = edited(answer, M, M_star, t)
             share = ((M_hat - M_star) * (M - M_star)).sum() / (M - M_star).square().sum()
             wanted = t * M + (1 - t) * M_star
-            require(near(M_hat, wanted, 1e-3), f"with {targets} target(s), at t = {t:g} the share of M is "
-                                               f"{share:.2f}, and {t:.2f} is wanted" if abs(share - t) > 0.01 else
-                                               f"with {targets} target(s), at t = {t:g} it is no mixture of M and M_star")
+            hint = f"with {targets} target(s), at t = {t:g} "
+            if abs(share - t) > 0.01:
+                hint += f"the share of M is {share:.2f}, and {t:.2f} is wanted"
+            else:
+                hint += "it is no mixture of M and M_star"
+            require(near(M_hat, wanted, 1e-3), hint)

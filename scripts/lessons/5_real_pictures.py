@@ -273,7 +273,7 @@ curves("5_four", "distance of the source from the trajectory, w = 5",
        {f"{m}: {line[-1]:.2f}": line for m, line in lines.items()})
 print("source, dB:", "  ".join(f"{m} {x:.1f}" for m, x in sources.items()))
 assert max(lines["direct"]) < 1e-4 and abs(sources["direct"] - best["car"]) < 0.1
-assert np.allclose(lines["negative-prompt"], [each[0] for each in far], atol=2e-3)     # as with w = 1
+assert np.allclose(lines["negative-prompt"], [each[0] for each in far], atol=2e-3)  # as w = 1
 assert STEPS < 20 or lines["ddim"][-1] > 2 * max(lines[m][-1] for m in METHODS[1:])
 
 # %% [markdown]
@@ -325,7 +325,7 @@ assert STEPS < 20 or ddim < min(score["car", way] for way in WAYS)
 # | ddim | 18.2 dB | 23.7 dB | 54 % | 98 % | 250 |
 #
 # Direct keeps the source best, keeps the rest best among those that keep the source, and costs least. It edits less
-# often. That is mended by settings: with those made for each kind of edit it gets 81 % (and 28.0 dB outside).
+# often. Better settings help: with those made for each kind of edit it gets 81 % (and 28.0 dB outside).
 # So: direct first. Where its edit is too weak, change the settings; then try P as its negative prompt.
 #
 # ## Is direct the same as storing latents?

@@ -34,7 +34,7 @@ def notebook(cells):
     """A notebook of format 4.5, not run."""
     made = []
     for number, (kind, text) in enumerate(cells):
-        cell = dict(cell_type=kind, id=f"cell-{number}", metadata={}, source=text.splitlines(keepends=True))
+        cell = dict(cell_type=kind, id=f"cell-{number}", metadata={}, source=text)
         made.append(cell | (dict(execution_count=None, outputs=[]) if kind == "code" else {}))
     kernel = dict(display_name="Python 3", language="python", name="python3")
     return dict(cells=made, metadata=dict(kernelspec=kernel, language_info=dict(name="python")), nbformat=4,

@@ -147,7 +147,8 @@ def generate(P, edits, seed, P_star=None, until=0.8):
         if 1 - t > until - 1e-6:
             return M_star
         return torch.cat([edit(M, own, t) for edit, own in zip(edits, M_star.split(1))])
-    return p2p.prompt_to_prompt(model, [P] + [P_star or P] * len(edits), each, seed=seed,
+    targets = [P if P_star is None else P_star] * len(edits)
+    return p2p.prompt_to_prompt(model, [P, *targets], each, seed=seed,
                                 steps=STEPS, guidance=5.0).images
 
 
@@ -273,6 +274,8 @@ M_star = random(1, 4, 8, 8, 77, seed=1).softmax(-1)
 largest = [power(p)(None, M_star, 1.0).max(-1).values.mean().item() for p in (*powers, 1)]
 assert largest[:2] == sorted(largest[:2]) and largest[1] < largest[4] < largest[2] < largest[3]
 assert all(torch.allclose(power(p)(None, M_star, 1.0).sum(-1), M_star.sum(-1)) for p in powers)
+
+
 def detail(image):
     """The mean difference between neighbouring pixels, in levels of 255."""
     levels = np.asarray(image, float)

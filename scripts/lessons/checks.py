@@ -19,8 +19,21 @@ def require(fact, hint):
         raise NotYet(hint)
 
 
+class Verdict:
+    """Whether an answer is right. A notebook does not show it: the line above says more."""
+
+    def __init__(self, is_right):
+        self.is_right = is_right
+
+    def __bool__(self):
+        return self.is_right
+
+    def _ipython_display_(self):
+        pass
+
+
 def exercise(check):
-    """A check as the learner calls it: prints one line, and returns whether the answer is right.
+    """A check as the learner calls it: prints one line, and returns a `Verdict`, which is true if the answer is right.
 
     An answer of None, or a function that returns None or `...`, is not answered yet. Whatever the answer raises is told
     by its last line.
@@ -41,7 +54,7 @@ def exercise(check):
             except Exception as error:
                 line = f"not yet: it raises {type(error).__name__}: {error}"
         print(f"{name}: {line}")
-        return result
+        return Verdict(result)
     return told
 
 

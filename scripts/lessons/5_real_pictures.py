@@ -273,7 +273,8 @@ curves("5_four", "distance of the source from the trajectory, w = 5",
        {f"{m}: {line[-1]:.2f}": line for m, line in lines.items()})
 print("source, dB:", "  ".join(f"{m} {x:.1f}" for m, x in sources.items()))
 assert max(lines["direct"]) < 1e-4 and abs(sources["direct"] - best["car"]) < 0.1
-assert np.allclose(lines["negative-prompt"], [each[0] for each in far], atol=2e-3)  # as w = 1
+with_w_1 = [each[0] for each in far]
+assert np.allclose(lines["negative-prompt"], with_w_1, atol=2e-3)
 assert STEPS < 20 or lines["ddim"][-1] > 2 * max(lines[m][-1] for m in METHODS[1:])
 
 # %% [markdown]

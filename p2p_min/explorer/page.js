@@ -296,4 +296,5 @@ $("size").oninput = event => set({size: Number(event.target.value), over: true})
 $("over").onchange = event => set({over: event.target.checked});
 $("shared").onchange = event => set({shared: event.target.checked, over: true});
 $("play").onclick = () => play(!timer);
-render(JSON.parse($("data").textContent));
+const given = JSON.parse($("data").textContent);
+if (!given.live) render(given);                            // the live page asks for its data: live.js

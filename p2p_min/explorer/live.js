@@ -63,12 +63,12 @@ function paint() {
     box.style.setProperty("--from", from);
     box.style.setProperty("--to", to);
     $(`${name}-said`).textContent = from === to ? "nothing injected"
-      : `injected from ${two(from)} to ${two(to)}${name === "cross" ? `, τ = ${two(1 - to)}` : ""}`;
+      : `from ${two(from)} to ${two(to)}${name === "cross" ? `, τ = ${two(1 - to)}` : ""}`;
   }
   const isPicture = settings.picture !== null;
   $("method").hidden = $("no-picture").hidden = !isPicture;
   $("seed").hidden = isPicture;
-  $("picture-said").textContent = isPicture ? pictureNames[settings.picture] || "a picture" : "or drop one on this page";
+  $("picture-said").textContent = isPicture ? pictureNames[settings.picture] || "a picture" : "or drop one here";
   document.querySelectorAll(".word").forEach(paintWord);
 }
 

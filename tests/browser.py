@@ -18,7 +18,8 @@ os.execv(sys.argv[3], sys.argv[3:])"""
 
 
 class Page:
-    """One file or address in the browser. `events` are all messages that came unasked: requests, exceptions, the console's."""
+    """One file or address in the browser. `events` are all messages that came unasked: requests, exceptions, the
+    console's."""
 
     def __init__(self, path, folder, width=1000, height=900):
         """path: of the file, or an address; folder: an empty one for the browser's own things."""

@@ -8,7 +8,7 @@ let settings = {...live.settings}, shownAnswer = null, request = null, pause, la
 
 const field = name => document.querySelector(`[data-set="${name}"]`);
 const isSame = (a, b) => JSON.stringify(a) === JSON.stringify(b);
-const two = number => Number(number).toFixed(2);
+const two = number => Number(Number(number).toFixed(2));
 
 // ---- settings ----
 

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 import p2p_min as p2p
 from p2p_min.align import words
 from p2p_min.ddim import SPACINGS
+from p2p_min.explorer import server
 from p2p_min.inversion import METHODS
 from p2p_min.pictures import fit, png, read, sheet, write
 
@@ -32,6 +33,8 @@ examples (with the small model that comes with p2p_min):
       a picture of your own, which is inverted first; add --mask mask.png to limit where it may change
   python -m p2p_min "a red car in the snow" "a red boat in the snow" --page p2p.html
       a page for the browser: point at a word to see its pixels, step by step
+  python -m p2p_min --live
+      the same page with controls: change a prompt, a window or a weight, and see the new picture
 
 The steps can be a window instead of a fraction (--cross-steps 0.2,0.7), and can be set per word of the target
 (--cross-steps 0.8 --cross-steps car=0.4). With both at 0, all prompts share one noise and nothing is injected.
@@ -39,6 +42,7 @@ The steps can be a window instead of a fraction (--cross-steps 0.2,0.7), and can
 
 
 SMALL = 50_000_000                             # a UNet with fewer parameters needs only one thread
+LOAD = ("model", "device", "dtype", "prediction", "spacing", "tokenizer", "vae")         # arguments of `load`
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")        # CUDA and MPS; CPU; CPU
 
 
@@ -49,13 +53,13 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see --help)")
 
 
-def arguments():
+def arguments(is_live=False):
     parser = Parser(
         prog="p2p-min", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
         description="Prompt-to-Prompt: edit a generated picture by editing its prompt (Hertz et al. 2022).\n"
                     "Generates SOURCE, and each TARGET with SOURCE's attention maps, side by side in one picture.")
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="the prompt of the picture to edit")
+    add("source", metavar="SOURCE", nargs="?" if is_live else None, help="the prompt of the picture to edit")
     add("targets", metavar="TARGET", nargs="*", default=[],
         help="an edited prompt: a word swap if it has as many words as SOURCE, otherwise an added phrase. "
              "Optional with --reweight, or with --maps or --page to look at SOURCE alone")
@@ -97,9 +101,18 @@ def arguments():
     add("--page", metavar="FILE", type=Path,
         help="write the maps of every step as a page for the browser, one .html file; the targets are generated once "
              "more, without injection, to compare")
+    add("--live", metavar="PORT", nargs="?", const=0, type=port_argument,
+        help="serve the page with controls, to this computer only (default: any free port); SOURCE and TARGET are "
+             "optional")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best available)")
     add("--dtype", help="float32, float16 or bfloat16 (default: as stored; float32 on the CPU)")
     return parser
+
+
+def port_argument(text):
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port number, from 0 (any free one) to 65535")
+    return int(text)
 
 
 def steps_argument(text):
@@ -218,6 +231,29 @@ def open_mask(path, picture, size, factor):
     return mask
 
 
+def live(args):
+    """Serves the live page until Ctrl-C. Raises ValueError for options that do not go with it."""
+    usual = vars(arguments(is_live=True).parse_args([]))
+    for name, value in vars(args).items():
+        if name not in ("live", "source", "targets", *LOAD) and value != usual[name]:
+            raise ValueError(f"--{name.replace('_', '-')} does not go with --live: the page has controls")
+    if len(args.targets) > 1:
+        raise ValueError(f"--live takes SOURCE and one TARGET, not {len(args.targets)}")
+    model = load(args)
+    target = args.targets[0] if args.targets else args.source
+    first = {} if args.source is None else dict(source=args.source, target=target)
+    server.serve(model, {name: getattr(args, name) for name in LOAD}, args.live, first)
+
+
+def load(args):
+    model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, spacing=args.spacing,
+                     tokenizer=args.tokenizer, vae=args.vae)
+    use_few_threads(model)
+    about, dtype = model.about and f" ({model.about})", str(model.dtype).removeprefix("torch.")
+    print(f"{model.path}{about} on {model.device}, {dtype}")
+    return model
+
+
 def check_outputs(args):
     names = {}
     for option, suffix, why in (("out", ".png", " (the parameters are kept in the PNG's text)"), ("maps", ".png", ""),
@@ -276,15 +312,11 @@ def run(args, command):
     cross, own = cross_steps(args.cross_steps), steps_argument(args.self_steps)
     blend_words, subtract = (per_prompt(getattr(args, name), prompts, f"--{name}") for name in ("blend", "subtract"))
 
-    model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, spacing=args.spacing,
-                     tokenizer=args.tokenizer, vae=args.vae)
-    use_few_threads(model)
+    model = load(args)
     warn_of_unknown_words(model.tokenizer, prompts)
     edit = p2p.auto(model.tokenizer, prompts, cross) if targets else None
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)
-    about, dtype = model.about and f" ({model.about})", str(model.dtype).removeprefix("torch.")
-    print(f"{model.path}{about} on {model.device}, {dtype}")
     size = min(model.size) if size is None and model.size else size
     mask = None if args.mask is None else open_mask(args.mask, picture, size, model.vae.factor)
     blend = None
@@ -342,9 +374,11 @@ def main(argv=None):
     warnings.filterwarnings("default", category=UserWarning, module=r"p2p_min\b")          # … show each of ours once
     warnings.showwarning = show_warning
     transformers.logging.set_verbosity_error()
-    parser = arguments()
     try:
-        run(parser.parse_args(argv), shlex.join(["python", "-m", "p2p_min", *argv]))
+        if any(argument.split("=")[0] == "--live" for argument in argv):
+            live(arguments(is_live=True).parse_intermixed_args(argv))
+        else:
+            run(arguments().parse_args(argv), shlex.join(["python", "-m", "p2p_min", *argv]))
     except (ValueError, OSError) as error:
         message = str(error).strip() or type(error).__name__
         print("p2p-min: error: " + " ".join(message.split("\n")[0].split()), file=sys.stderr)

@@ -24,13 +24,21 @@ def read(path, ground="white"):
         address = re.sub(":/+", "://", str(path), count=1)             # a Path keeps only one of the slashes
         raise FileNotFoundError(f"{address} is an address, not a file; download the picture, and give its path")
     try:
-        image = ImageOps.exif_transpose(Image.open(path))
+        return open_rgb(path, ground, path)
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"there is no picture at {path}") from None
+
+
+def open_rgb(file, ground, name, formats=None):
+    """What `read` says, also of an open file, and of some of Pillow's formats only; `name` is for the error."""
+    try:
+        image = ImageOps.exif_transpose(Image.open(file, formats=formats))
         image.load()
         return to_rgb(image, ground)
     except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"there is no picture at {path}") from None
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+        raise ValueError(f"{name} cannot be read as a picture: {error}") from None
 
 
 def to_rgb(image, ground="white"):

@@ -1,20 +1,7 @@
 """The checks of lesson 5."""
 import torch
 
-from p2p_min.lessons.checks import exercise, require
-
-
-def numbers(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32, device="cpu")
-
-
-def tensor(given, shape, what="latents"):
-    """The answer, if it is a tensor of the right shape and of finite numbers."""
-    require(isinstance(given, torch.Tensor), f"it returns {type(given).__name__}; a tensor is wanted")
-    require(tuple(given.shape) == tuple(shape),
-            f"it returns the shape {tuple(given.shape)}; the {what} have {tuple(shape)}")
-    require(given.isfinite().all(), "some of its numbers are not finite")
-    return given
+from p2p_min.lessons.checks import exercise, numbers, require, tensor
 
 
 def near(a, b, tolerance=1e-4):

@@ -420,6 +420,35 @@ def test_many_changes_leave_no_thread(server):
     assert threading.active_count() <= before and not server.reading
 
 
+@pytest.mark.parametrize("arguments, says", [
+    (["--live", "x"], "'x' is no port number"), (["--live=65536"], "no port number"), (["--live", "-1"], "-1"),
+    (["--live", "0.0.0.0:8000"], "no port number"), (["--live", "--seed", "3"], "--seed does not go with --live"),
+    (["--live", "--cross-steps", "0.3"], "--cross-steps does not go"), (["--live", "--page", "p.html"], "--page does"),
+    (["--live", "0", "a", "b", "c"], "one TARGET, not 2"), (["a", "b", "c", "--live"], "one TARGET, not 2")])
+def test_what_does_not_go_with_live_is_one_line(capsys, arguments, says):
+    """Exit status 2; nothing is served."""
+    assert main(arguments) == 2
+    _, errors = capsys.readouterr()
+    assert errors.count("\n") == 1 and says in errors
+
+
+def test_a_port_that_is_taken_is_one_line(capsys, folder, server):
+    assert main(["--live", str(server.server_address[1]), "--model", str(folder), "--device", "cpu"]) == 2
+    assert "cannot be had: Address already in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompts, first", [([], {}), (["a car"], dict(source="a car", target="a car")),
+                                            (["a car", "a dog"], dict(source="a car", target="a dog"))])
+def test_the_prompts_of_the_command_line_are_the_first(monkeypatch, folder, prompts, first):
+    """Before or after --live, with the options of the model."""
+    asked = []
+    monkeypatch.setattr(serving_room, "serve", lambda *args: asked.append(args))
+    for arguments in ([*prompts, "--live"], ["--live", "8000", *prompts]):
+        assert main([*arguments, "--model", str(folder), "--dtype", "float32", "--device", "cpu"]) == 0
+    assert [args[2:] for args in asked] == [(0, first), (8000, first)]
+    assert asked[0][1] == GIVEN | dict(model=str(folder), dtype="float32", device="cpu")
+
+
 def test_ctrl_c_ends_it_cleanly(folder):
     """In the middle of a run: status 130, no traceback."""
     code = f"import signal, sys; signal.signal(2, signal.default_int_handler); from p2p_min.__main__ import main; " \

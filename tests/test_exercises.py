@@ -46,7 +46,8 @@ def test_each_lesson_has_two_exercises_and_each_check_four_wrong_answers(number)
 
 
 @pytest.mark.parametrize("number", range(1, 7))
-@pytest.mark.parametrize("answer", [None, ..., lambda *_, **__: None, lambda *_, **__: ...], ids=str)
+@pytest.mark.parametrize("answer", [None, ..., lambda *_, **__: None, lambda *_, **__: ...],
+                         ids=["none", "dots", "returns none", "returns dots"])
 def test_an_exercise_left_alone_is_not_answered_yet(number, answer, capsys):
     for name in names(number):
         assert not getattr(importlib.import_module(f"p2p_min.lessons.checks_{number}"), name)(answer)

@@ -67,7 +67,7 @@ def test_a_notebook_is_its_lesson_run(lesson):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
     shown = [output for output in outputs if "image/jpeg" in output.get("data", {})]
-    drawn = re.findall(r"(?m)^\s*(?:show|matrix|save)\(\"", lesson.read_text(encoding="utf-8"))
+    drawn = re.findall(r"(?m)^(?:show|matrix|curves)\(\"", lesson.read_text(encoding="utf-8"))
     assert len(shown) >= max(2, len(drawn))
 
 

@@ -621,7 +621,7 @@ def test_what_does_not_fit_is_said_at_its_control(page):
     page.run("change('x', {kind: 'replace', target: 'a red <b>car</b>, far from a river', weights: {}, blend: []})")
     page.wait(f"{said}.length === 1")
     (about, text), = page.run(said)
-    assert about == "kind" and "equally many words" in text
+    assert about == "kind" and "the same number of words" in text
     page.tap("[data-about=kind] button")
     wait_for_answer(page, before)
     assert same_as_library(page)["kind"] == "refine" and page.run(said) == []

@@ -249,6 +249,7 @@ M = torch.stack(seen).mean(0)
 pixels = np.asarray(beach, int)
 red = pixels[..., 0] - pixels[..., 1:].max(-1) > 60                # the cat
 red = torch.from_numpy(red[2::4, 2::4].flatten().copy())           # one of 4 × 4 pixels: 16 × 16
+assert (M.sum(1) - 1).abs().max() < 1e-3                            # a row for each pixel that looks
 of_cat, of_ground = M[red][:, red].sum(1).mean(), M[~red][:, red].sum(1).mean()
 print(f"the cat covers {red.sum() / 256:.0%} of the picture")
 print(f"a pixel of the cat gives {of_cat:.0%} of its attention to the cat")

@@ -1,7 +1,7 @@
 """Prompt-to-Prompt image editing with cross-attention control (Hertz et al. 2022), from scratch."""
 import warnings
 
-warnings.filterwarnings("ignore", "IProgress not found")   # transformers' tqdm, in every notebook without ipywidgets
+warnings.filterwarnings("ignore", "IProgress not found")   # tqdm's, in notebooks without ipywidgets
 
 from .blend import LocalBlend
 from .checkpoints import load

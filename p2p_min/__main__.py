@@ -15,86 +15,104 @@ from PIL.PngImagePlugin import PngInfo
 import p2p_min as p2p
 from p2p_min.align import words
 from p2p_min.ddim import SPACINGS
+from p2p_min.explorer import server
 from p2p_min.inversion import METHODS
 from p2p_min.pictures import fit, png, read, sheet, write
 
 EXAMPLES = """
 examples (with the small model that comes with p2p_min):
   python -m p2p_min "a ball on the grass" "a cake on the grass"
-      word swap: as many words in both prompts, so the cake takes the ball's maps
+      word swap: both prompts have the same number of words, so the cake takes the ball's maps
   python -m p2p_min "a castle next to a river" "children drawing of a castle next to a river"
-      added phrase: the words that both prompts have keep the source's maps
+      added phrase: words that are in both prompts keep the source's maps
   python -m p2p_min "a fluffy red ball" --reweight fluffy=-2,-1,0,1,2
-      re-weighting: one target for each factor
+      re-weighting: one target per factor
   python -m p2p_min "a red car on the beach" "a blue car on the beach" --blend car
-      local edit: outside of what the word lights up, the picture stays the source's
+      local edit: outside the region that the word attends to, the source picture is kept
   python -m p2p_min "a red car on the beach" "a blue car on the beach" --image car.png
-      a picture of your own, inverted first; add --mask mask.png to say where it may change
+      a picture of your own, which is inverted first; add --mask mask.png to limit where it may change
   python -m p2p_min "a red car in the snow" "a red boat in the snow" --page p2p.html
-      a page for the browser: point at a word and see its pixels, step by step
+      a page for the browser: point at a word to see its pixels, step by step
+  python -m p2p_min --live
+      the same page with controls: change a prompt, a window or a weight, and see the new picture
 
-A window may be given instead of a fraction (--cross-steps 0.2,0.7) and per word of the target
-(--cross-steps 0.8 --cross-steps car=0.4). Both at 0 generate the prompts from one noise without any injection.
+The steps can be a window instead of a fraction (--cross-steps 0.2,0.7), and can be set per word of the target
+(--cross-steps 0.8 --cross-steps car=0.4). With both at 0, all prompts share one noise and nothing is injected.
 """
 
 
-SMALL = 50_000_000                             # parameters of a UNet for which one thread is enough
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")        # CUDA, MPS; the CPU, twice
+SMALL = 50_000_000                             # a UNet with fewer parameters needs only one thread
+LOAD = ("model", "device", "dtype", "prediction", "spacing", "tokenizer", "vae")         # arguments of `load`
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")        # CUDA and MPS; CPU; CPU
 
 
 class Parser(argparse.ArgumentParser):
-    def error(self, message):                              # argparse would print the usage, and exit by itself
+    def error(self, message):                              # argparse would print the usage and exit
         if "required: SOURCE" in message:
-            message += "; prompts come first, since --blend and --subtract take all that follows them"
-        raise ValueError(f"{message} (--help tells more)")
+            message += "; put the prompts first, because --blend and --subtract take every word after them"
+        raise ValueError(f"{message} (see --help)")
 
 
-def arguments():
+def arguments(is_live=False):
     parser = Parser(
         prog="p2p-min", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
         description="Prompt-to-Prompt: edit a generated picture by editing its prompt (Hertz et al. 2022).\n"
-                    "Generates SOURCE, then each TARGET with the attention maps of SOURCE: one picture of all.")
+                    "Generates SOURCE, and each TARGET with SOURCE's attention maps, side by side in one picture.")
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="the prompt of the picture to edit")
+    add("source", metavar="SOURCE", nargs="?" if is_live else None, help="the prompt of the picture to edit")
     add("targets", metavar="TARGET", nargs="*", default=[],
-        help="the edited prompt. With as many words as SOURCE it is a word swap, otherwise an added phrase. "
-             "May be left out with --reweight, and to look at the --maps or the --page of SOURCE alone")
+        help="an edited prompt: a word swap if it has as many words as SOURCE, otherwise an added phrase. "
+             "Optional with --reweight, or with --maps or --page to look at SOURCE alone")
     add("--model", default="weights/toy", metavar="PATH",
         help="a folder in the diffusers layout, a single .safetensors file, or a model on the hub: "
-             "owner/name[@revision] (%(default)s)")
-    add("--prediction", choices=("epsilon", "v_prediction"), help="what the UNet predicts (as the folder or file says)")
+             "owner/name[@revision] (default: %(default)s)")
+    add("--prediction", choices=("epsilon", "v_prediction"), help="what the UNet predicts (default: as stored)")
     add("--spacing", choices=SPACINGS,
-        help="how the timesteps lie; few-step models (turbo, lightning) want trailing (as the folder or file says)")
-    add("--tokenizer", metavar="DIR", help="the tokenizer (the folder's; beside a single file, or in the hub's cache)")
-    add("--vae", metavar="PATH", help="a diffusers folder vae/, or a file of a VAE alone (the checkpoint's own)")
-    add("--out", default="p2p.png", metavar="FILE", type=Path, help="the side-by-side picture, a PNG (%(default)s)")
-    add("--singles", action="store_true", help="each picture on its own too, as FILE-0.png (source), FILE-1.png, …")
-    add("--seed", type=int, help="of the shared noise (0)")
-    add("--steps", type=int, default=50, help="DDIM steps (%(default)s)")
-    add("--guidance", type=float, default=7.5, help="classifier-free guidance, 1 is none (%(default)s)")
-    add("--negative", default="", metavar="TEXT", help="the unconditional prompt (empty)")
-    add("--height", type=int, metavar="PIXELS", help="of the pictures (the model's own)")
-    add("--width", type=int, metavar="PIXELS", help="of the pictures (the model's own)")
+        help="timestep spacing; few-step models (turbo, lightning) need trailing (default: as stored)")
+    add("--tokenizer", metavar="DIR",
+        help="folder of the tokenizer (default: in the checkpoint's folder; beside a single file, or in the hub cache)")
+    add("--vae", metavar="PATH",
+        help="a diffusers vae/ folder, or a file with only a VAE (default: the checkpoint's own)")
+    add("--out", default="p2p.png", metavar="FILE", type=Path,
+        help="the side-by-side picture, a PNG (default: %(default)s)")
+    add("--singles", action="store_true", help="also write each picture by itself: FILE-0.png (source), FILE-1.png, …")
+    add("--seed", type=int, help="seed of the shared noise (default: 0)")
+    add("--steps", type=int, default=50, help="number of DDIM steps (default: %(default)s)")
+    add("--guidance", type=float, default=7.5, help="classifier-free guidance scale; 1 is none (default: %(default)s)")
+    add("--negative", default="", metavar="TEXT", help="the negative (unconditional) prompt (default: empty)")
+    add("--height", type=int, metavar="PIXELS", help="height of the pictures (default: the model's own)")
+    add("--width", type=int, metavar="PIXELS", help="width of the pictures (default: the model's own)")
     add("--cross-steps", action="append", default=["0.8"], metavar="[WORD=]STEPS",
-        help="part of the steps in which cross-attention maps are injected, from the noise on (0.8); repeatable")
-    add("--self-steps", metavar="STEPS", help="the same for self-attention maps (0.4)")
+        help="fraction of the steps, from pure noise on, that inject cross-attention maps (default: 0.8); repeatable")
+    add("--self-steps", metavar="STEPS", help="the same for self-attention maps (default: 0.4)")
     add("--reweight", action="append", default=[], metavar="WORD=C[,C...]",
-        help="times C for the maps of a word or phrase of the target; several C make one target each; repeatable. "
-             "Where a word is named, here and elsewhere: red#2 is the second red, <start> and <end> those tokens")
+        help="multiply the maps of a word or phrase of the target by C; several C make one target each; repeatable. "
+             "In all options that take a word, red#2 is the second red; <start> and <end> are the start and end tokens")
     add("--blend", nargs="+", metavar="WORD",
-        help="change only where these words look: one for all prompts, or one per prompt, source first; "
-             "- for a prompt without one")
-    add("--subtract", nargs="+", metavar="WORD", help="taken out of what --blend may change")
-    add("--image", metavar="FILE", type=Path, help="edit this picture, which SOURCE describes, not a generated one")
-    add("--size", metavar="PIXELS", help="of --image: its shorter side, or WIDTHxHEIGHT; cropped to fit")
-    add("--invert", metavar="METHOD", choices=METHODS, help=f"of --image: {', '.join(METHODS)} (direct)")
-    add("--mask", metavar="FILE", type=Path, help="a picture as large as --image, white where something may change")
-    add("--maps", metavar="FILE", type=Path, help="what every word looks at, as one picture, a PNG")
-    add("--page", metavar="FILE", type=Path, help="the maps of every step as a page for the browser, one .html file; "
-        "the targets are generated once more, without injection, to compare")
-    add("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
-    add("--dtype", help="float32, float16 or bfloat16 (as stored; float32 on the cpu)")
+        help="change only where these words attend: one word for all prompts, or one per prompt, source first; "
+             "- for a prompt without a word")
+    add("--subtract", nargs="+", metavar="WORD", help="do not change where these words attend, even if --blend would")
+    add("--image", metavar="FILE", type=Path, help="edit this picture instead of a generated one; SOURCE describes it")
+    add("--size", metavar="PIXELS", help="resize --image to this shorter side, or to WIDTHxHEIGHT, cropped to fit")
+    add("--invert", metavar="METHOD", choices=METHODS,
+        help=f"inversion method for --image: {', '.join(METHODS)} (default: direct)")
+    add("--mask", metavar="FILE", type=Path, help="a picture, white where it may change; as large as --image")
+    add("--maps", metavar="FILE", type=Path, help="write what every word attends to as one picture, a PNG")
+    add("--page", metavar="FILE", type=Path,
+        help="write the maps of every step as a page for the browser, one .html file; the targets are generated once "
+             "more, without injection, to compare")
+    add("--live", metavar="PORT", nargs="?", const=0, type=port_argument,
+        help="serve the page with controls, to this computer only (default: any free port); SOURCE and TARGET are "
+             "optional")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the best available)")
+    add("--dtype", help="float32, float16 or bfloat16 (default: as stored; float32 on the CPU)")
     return parser
+
+
+def port_argument(text):
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port number, from 0 (any free one) to 65535")
+    return int(text)
 
 
 def steps_argument(text):
@@ -102,14 +120,14 @@ def steps_argument(text):
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r} is no fraction of the steps; write 0.8, or 0.2,0.7 for a window") from None
+        raise ValueError(f"{text!r} is not a fraction of the steps; write 0.8, or 0.2,0.7 for a window") from None
     return numbers[0] if len(numbers) == 1 else numbers
 
 
 def cross_steps(texts):
     """["0.8", "car=0.4"] -> {"default_": 0.8, "car": 0.4}"""
     steps = {}
-    for text in texts:                                     # a later one overrides
+    for text in texts:                                     # later ones override
         word, _, value = text.rpartition("=")
         steps[word or "default_"] = steps_argument(value)
     return steps
@@ -154,22 +172,22 @@ def per_prompt(words, prompts, option):
     if len(words) not in (1, len(prompts)):
         raise ValueError(f"{option} takes one word, or one for each of the {len(prompts)} prompts, not {len(words)}")
     if set(words) == {"-"}:
-        raise ValueError(f"{option} names no word: - is for a prompt without one, and one prompt at least needs one")
+        raise ValueError(f"{option} names no word: - is for a prompt without one, and at least one prompt needs one")
     words = [None if word == "-" else word for word in words]
     return words * len(prompts) if len(words) == 1 else words
 
 
 def check_alone(args):
-    """Raises ValueError where SOURCE is alone and something is to be edited."""
+    """For SOURCE without a TARGET. Raises ValueError if an option asks for an edit."""
     for option in ("blend", "mask"):
         if getattr(args, option):
-            raise ValueError(f"--{option} says where a target may change, and there is no TARGET; prompts come first, "
+            raise ValueError(f"--{option} says where a target may change, but there is no TARGET; put the prompts "
                              "before the options")
     if len(args.cross_steps) > 1 or args.self_steps is not None:
-        raise ValueError("--cross-steps and --self-steps say how long maps go into a target, and there is no TARGET")
+        raise ValueError("--cross-steps and --self-steps are for injecting maps into a target, but there is no TARGET")
     if args.maps is None and args.page is None:
-        raise ValueError("there is nothing to edit: give a TARGET, or --reweight a word of SOURCE; or --maps or --page "
-                         "to look at the maps of SOURCE alone")
+        raise ValueError("there is nothing to edit: give a TARGET, or --reweight a word of SOURCE; or use --maps or "
+                         "--page to look at the maps of SOURCE alone")
 
 
 def size_argument(text):
@@ -191,19 +209,19 @@ def check_image_options(args):
         return
     for option in ("seed", "height", "width"):
         if getattr(args, option) is not None:
-            raise ValueError(f"--{option} does not go with --image"
-                             + ("" if option == "seed" else "; use --size, of the shorter side or WIDTHxHEIGHT"))
+            raise ValueError(f"--{option} cannot be used with --image"
+                             + ("" if option == "seed" else "; use --size (the shorter side, or WIDTHxHEIGHT)"))
     if args.negative and args.invert in ("null-text", "negative-prompt"):
-        raise ValueError(f"--negative does not go with --invert {args.invert}, which brings its own")
+        raise ValueError(f"--negative cannot be used with --invert {args.invert}, which sets its own")
 
 
 def open_mask(path, picture, size, factor):
-    """The mask, resized and cropped as the picture is, if there is one; what it allows is told."""
+    """The mask, resized and cropped like the picture, if there is one; prints how much may change."""
     mask = read(path, "black").convert("L")
     if picture is not None:
         if mask.size != picture.size:
             raise ValueError(f"{path} is {mask.width} × {mask.height}, the picture {picture.width} × {picture.height}; "
-                             "they must lie on each other")
+                             "they must have the same size")
         mask = fit(mask, size, factor, Image.Resampling.BOX).convert("L")
     white = ImageStat.Stat(mask).mean[0] / 255
     print(f"{path}: {white:.0%} of the picture may change")
@@ -211,6 +229,29 @@ def open_mask(path, picture, size, factor):
         print(f"p2p-min: warning: white means “may change”; if {path} was meant the other way round, invert it",
               file=sys.stderr)
     return mask
+
+
+def live(args):
+    """Serves the live page until Ctrl-C. Raises ValueError for options that do not go with it."""
+    usual = vars(arguments(is_live=True).parse_args([]))
+    for name, value in vars(args).items():
+        if name not in ("live", "source", "targets", *LOAD) and value != usual[name]:
+            raise ValueError(f"--{name.replace('_', '-')} does not go with --live: the page has controls")
+    if len(args.targets) > 1:
+        raise ValueError(f"--live takes SOURCE and one TARGET, not {len(args.targets)}")
+    model = load(args)
+    target = args.targets[0] if args.targets else args.source
+    first = {} if args.source is None else dict(source=args.source, target=target)
+    server.serve(model, {name: getattr(args, name) for name in LOAD}, args.live, first)
+
+
+def load(args):
+    model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, spacing=args.spacing,
+                     tokenizer=args.tokenizer, vae=args.vae)
+    use_few_threads(model)
+    about, dtype = model.about and f" ({model.about})", str(model.dtype).removeprefix("torch.")
+    print(f"{model.path}{about} on {model.device}, {dtype}")
+    return model
 
 
 def check_outputs(args):
@@ -225,7 +266,7 @@ def check_outputs(args):
         if not path.parent.is_dir():
             raise ValueError(f"the folder {path.parent} of --{option} does not exist")
         if not os.access(path.parent, os.W_OK):
-            raise ValueError(f"--{option}: nothing can be written in the folder {path.parent}")
+            raise ValueError(f"--{option}: the folder {path.parent} is not writable")
         if path.is_dir():
             raise ValueError(f"--{option} {path} is a folder")
         if names.setdefault(path.resolve(), option) != option:
@@ -233,7 +274,7 @@ def check_outputs(args):
 
 
 def use_few_threads(model):
-    """One thread for a small model on the CPU: more gain little, and on a busy machine they wait for each other."""
+    """One thread for a small model on the CPU: more gain little, and wait for each other on a busy machine."""
     small = sum(each.numel() for each in model.unet.parameters()) < SMALL
     if model.device.type == "cpu" and small and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
@@ -253,7 +294,7 @@ def single_files(out, prompts):
 
 
 def run(args, command):
-    """Raises ValueError or OSError for whatever the user can mend."""
+    """Raises ValueError or OSError for anything that the user can fix."""
     check_outputs(args)
     if args.subtract and not args.blend:
         raise ValueError("--subtract needs --blend")
@@ -271,15 +312,11 @@ def run(args, command):
     cross, own = cross_steps(args.cross_steps), steps_argument(args.self_steps)
     blend_words, subtract = (per_prompt(getattr(args, name), prompts, f"--{name}") for name in ("blend", "subtract"))
 
-    model = p2p.load(args.model, args.device, args.dtype, prediction=args.prediction, spacing=args.spacing,
-                     tokenizer=args.tokenizer, vae=args.vae)
-    use_few_threads(model)
+    model = load(args)
     warn_of_unknown_words(model.tokenizer, prompts)
     edit = p2p.auto(model.tokenizer, prompts, cross) if targets else None
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, target_weights, edit)
-    about, dtype = model.about and f" ({model.about})", str(model.dtype).removeprefix("torch.")
-    print(f"{model.path}{about} on {model.device}, {dtype}")
     size = min(model.size) if size is None and model.size else size
     mask = None if args.mask is None else open_mask(args.mask, picture, size, model.vae.factor)
     blend = None
@@ -333,13 +370,15 @@ def show_warning(message, category, filename, lineno, file=None, line=None):
 def main(argv=None):
     """Exit status: 0, or 2 with one line on standard error."""
     argv = sys.argv[1:] if argv is None else argv
-    warnings.simplefilter("ignore")                        # the libraries' …
-    warnings.filterwarnings("default", category=UserWarning, module=r"p2p_min\b")          # … but not ours, each once
+    warnings.simplefilter("ignore")                        # hide the libraries' …
+    warnings.filterwarnings("default", category=UserWarning, module=r"p2p_min\b")          # … show each of ours once
     warnings.showwarning = show_warning
     transformers.logging.set_verbosity_error()
-    parser = arguments()
     try:
-        run(parser.parse_args(argv), shlex.join(["python", "-m", "p2p_min", *argv]))
+        if any(argument.split("=")[0] == "--live" for argument in argv):
+            live(arguments(is_live=True).parse_intermixed_args(argv))
+        else:
+            run(arguments().parse_args(argv), shlex.join(["python", "-m", "p2p_min", *argv]))
     except (ValueError, OSError) as error:
         message = str(error).strip() or type(error).__name__
         print("p2p-min: error: " + " ".join(message.split("\n")[0].split()), file=sys.stderr)

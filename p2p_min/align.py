@@ -1,6 +1,6 @@
-"""Which token of the source prompt answers to which token of the target prompt.
+"""Which token of the source prompt corresponds to which token of the target prompt.
 
-Words are found by the tokenizer's own offsets into the prompt; case and punctuation around them do not count. An emoji
+Words are found by the tokenizer's own offsets into the prompt; case and surrounding punctuation do not matter. An emoji
 is a word too: it has tokens and maps.
 """
 import re
@@ -14,22 +14,22 @@ from .networks.text import spans
 
 class Unit(NamedTuple):
     """A word, or one punctuation token between words."""
-    text: str                          # as it is compared
+    text: str                          # in the form used for comparison
     tokens: list[int]                  # positions among the prompt's tokens; the start token is position 0
     is_word: bool
-    place: tuple[int, int]             # where it begins and ends in the prompt
+    place: tuple[int, int]             # its start and end in the prompt
 
 
 class Alignment(NamedTuple):
-    """M A + M* · own gives every target token a map: the source's, or its own where it is a new word."""
-    A: torch.Tensor                    # (source tokens, target tokens); a column sums to 1, of a swapped word to its
-                                       # source tokens per target token, of a new word to 0
+    """M A + M* · own gives every target token a map: the source's, or its own if it is a new word."""
+    A: torch.Tensor                    # (source tokens, target tokens); a column sums to 1, for a new word to 0, for a
+                                       # swapped word to its source tokens per target token
     own: torch.Tensor                  # (target tokens,): 1 for a new word, else 0
 
 
 def written_words(text):
-    """(start, end, word) of each word of a text: letters, marks and digits, also joined by an apostrophe or a hyphen;
-    or symbols, such as emoji, that are written together.
+    """(start, end, word) of each word of a text: letters, marks and digits, possibly joined by apostrophes or hyphens;
+    or symbols, such as emoji, without a space between them.
     """
     kinds = "".join(map(kind, text))
     for match in re.finditer("[wm]+(?:-[wm]+)*|s[smj]*", kinds):
@@ -37,7 +37,7 @@ def written_words(text):
 
 
 def kind(letter):
-    """What a character is: w of a word, m a mark, s a symbol, j what joins or colours symbols, - what joins words."""
+    """What a character is: w part of a word, m a mark, s a symbol, j joins or colours symbols, - joins words."""
     category = unicodedata.category(letter)
     if category == "So":
         return "s"
@@ -47,7 +47,7 @@ def kind(letter):
 
 
 def spelled(word):
-    """A word as it is compared: in lower case, in Unicode's composed form, with a straight apostrophe."""
+    """A word in the form used for comparison: lower case, composed Unicode (NFC), straight apostrophes."""
     return unicodedata.normalize("NFC", word).casefold().replace("’", "'").strip()
 
 
@@ -57,7 +57,7 @@ def units(tokenizer, prompt):
     found, taken = [], set()
     for first, last, word in written_words(prompt):
         tokens = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
-        if tokens and tokens[0] in taken:                  # one token for several written words, as an added "sks_dog"
+        if tokens and tokens[0] in taken:                  # one token for several written words: an added "sks_dog"
             tokens = sorted({*found.pop().tokens, *tokens})
             first, last = offsets[tokens[0]][0], offsets[tokens[-1]][1]
             word = spelled(prompt[first:last])
@@ -76,8 +76,8 @@ def words(tokenizer, prompt):
 def find(tokenizer, prompt, phrase):
     """Positions of all tokens of a word, or of a phrase of several words, wherever it occurs in the prompt.
 
-    "red#2" is the second "red" alone; "<start>" and "<end>" are the tokens before and after the words.
-    Raises ValueError if it does not occur, naming the words that there are.
+    "red#2" is only the second "red"; "<start>" and "<end>" are the tokens before and after the words.
+    Raises ValueError if it does not occur, listing the words of the prompt.
     """
     if not isinstance(phrase, str):
         raise ValueError(f"a word must be text, not {type(phrase).__name__}: {phrase!r}")
@@ -85,7 +85,7 @@ def find(tokenizer, prompt, phrase):
         return [0 if phrase == "<start>" else len(spans(tokenizer, prompt)) - 1]
     name, number = re.fullmatch(r"(.+?|)(?:#(\d+))?", phrase, re.DOTALL).groups()
     wanted, there = [word for _, _, word in written_words(name)], words(tokenizer, prompt)
-    parts = [[word for _, _, word in written_words(unit.text)] for unit in there]          # one, or those of one token
+    parts = [[word for _, _, word in written_words(unit.text)] for unit in there]          # one, or all in one token
     places = [there[i:j] for i in range(len(there)) for j in range(i + 1, min(i + len(wanted), len(there)) + 1)
               if sum(parts[i:j], []) == wanted]
     chosen = places if number is None else places[int(number) - 1:int(number)]
@@ -104,10 +104,10 @@ def swap(tokenizer, source, target):
     """
     source_words, target_words = words(tokenizer, source), words(tokenizer, target)
     if len(source_words) != len(target_words):
-        raise ValueError(f"a word swap needs prompts with equally many words; {source!r} has {len(source_words)} and "
-                         f"{target!r} has {len(target_words)}. Use refine (or auto) for them.")
+        raise ValueError(f"a word swap needs prompts with the same number of words; {source!r} has {len(source_words)} "
+                         f"and {target!r} has {len(target_words)}. Use refine (or auto) instead.")
     pairs = list(zip(source_words, target_words))
-    # Punctuation stands in the gap before a word; it is matched with the same marks in the same gap.
+    # Punctuation between two words is matched with the same marks in the same gap of the other prompt.
     gaps = [gaps_of(units(tokenizer, prompt)) for prompt in (source, target)]
     pairs += [(a, b) for gap_a, gap_b in zip(*gaps) for a, b in zip(gap_a, gap_b) if a.text == b.text]
     return token_map(tokenizer, source, target, pairs)
@@ -132,21 +132,21 @@ def extend(tokenizer, source, target):
 
 
 def common(a, b):
-    """The longest common subsequence of two lists as index pairs; among equally long ones, one of fewest pieces.
+    """The longest common subsequence of two lists as index pairs; if there are several, one in the fewest pieces.
 
-    (The official code's Needleman-Wunsch alignment finds the same length, and any of them.)
+    (The official code's Needleman-Wunsch alignment finds one of the same length, but any of them.)
     """
     def score(match):
         return match[:2]
 
     best = {(i, j): (0, 0, ()) for i in range(-1, len(a)) for j in range(-1, len(b))}      # of a[:i+1] and b[:j+1]
-    ends = {}                                              # the same, if a[i] and b[j] are a pair of it
+    ends = {}                                              # the same, but ending with the pair a[i], b[j]
     for i, x in enumerate(a):
         for j, y in enumerate(b):
             best[i, j] = max(best[i - 1, j], best[i, j - 1], key=score)
             if x != y:
                 continue
-            pairs, joints, before = best[i - 1, j - 1]     # joints: pairs that follow each other in both lists
+            pairs, joints, before = best[i - 1, j - 1]     # joints: pairs that are adjacent in both lists
             apart = pairs + 1, joints, (before, (i, j))
             pairs, joints, before = ends.get((i - 1, j - 1), (-1, 0, ()))
             ends[i, j] = max(apart, (pairs + 1, joints + 1, (before, (i, j))), key=score)
@@ -159,9 +159,9 @@ def common(a, b):
 
 
 def token_map(tokenizer, source, target, pairs):
-    """The `Alignment` that pairs of units say, with the start token, the end token and the padding.
+    """The `Alignment` for pairs of units, with the start token, the end token and the padding.
 
-    Padding takes the map of its own position, but never that of a word: position max(j, tokens of the source).
+    Padding at position j takes the source's map at max(j, number of source tokens), so never the map of a word.
     """
     length = tokenizer.model_max_length
     n_source, n_target = len(spans(tokenizer, source)), len(spans(tokenizer, target))

@@ -1,4 +1,4 @@
-"""What can be an argument of a run, and what cannot: checks, away from the algorithm."""
+"""Checks of a run's arguments, kept apart from the algorithm."""
 import torch
 
 from .inversion import Inversion
@@ -7,7 +7,7 @@ from .pictures import LARGEST
 
 
 def check_arguments(prompts, guidance, **functions):
-    """Raises ValueError for what cannot be an argument of a run."""
+    """Raises ValueError for invalid arguments of a run."""
     if not isinstance(prompts, (list, tuple)) or not prompts:
         raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
     if not is_number(guidance):
@@ -19,25 +19,25 @@ def check_arguments(prompts, guidance, **functions):
 
 
 def check_inversion(inversion, source, steps, guidance, negative, latents):
-    """Raises ValueError where the arguments of a run do not go with its inversion."""
+    """Raises ValueError if the arguments of a run do not match its inversion."""
     if not isinstance(inversion, Inversion):
         raise ValueError(f"inversion must come from invert, or be a result, not {type(inversion).__name__}")
     if source != inversion.prompt:
-        raise ValueError(f"the first prompt must be the one of the inversion, {inversion.prompt!r}, not {source!r}")
+        raise ValueError(f"the first prompt must be the inversion's, {inversion.prompt!r}, not {source!r}")
     if steps != inversion.steps:
         raise ValueError(f"the inversion has {inversion.steps} steps; give steps={inversion.steps}, or invert with "
                          f"{steps}")
     if latents is not None:
-        raise ValueError("give latents or an inversion, not both: an inversion brings its own")
+        raise ValueError("give latents or an inversion, not both: an inversion has its own")
     if inversion.unconditional is not None and negative:
-        raise ValueError(f"{inversion.method} brings its own unconditional embeddings; leave the negative prompt empty")
+        raise ValueError(f"{inversion.method} has its own unconditional embeddings; leave the negative prompt empty")
     if inversion.method == "null-text" and guidance != inversion.guidance:
         raise ValueError(f"the null-text inversion was made for guidance {inversion.guidance:g}; give that, or invert "
                          f"again with {guidance:g}")
 
 
 def latent_size(model, prompts, seed, height, width, latents):
-    """[height/f, width/f] of a run. Raises ValueError where its seed, size or latents cannot be."""
+    """[height/f, width/f] of a run. Raises ValueError if its seed, size or latents are invalid."""
     channels, f = model.unet.config["in_channels"], model.vae.factor
     if latents is None:
         if not is_whole(seed) or not 0 <= seed < 2 ** 63:
@@ -51,7 +51,7 @@ def latent_size(model, prompts, seed, height, width, latents):
         raise ValueError("latents hold numbers that are not finite")
     for name, value, cells in (("height", height, latents.shape[2]), ("width", width, latents.shape[3])):
         if value not in (None, cells * f):
-            raise ValueError(f"{name} is {value}, but the latents given make {cells * f}; leave {name} out")
+            raise ValueError(f"{name} is {value}, but the given latents make it {cells * f}; leave {name} out")
     return list(latents.shape[-2:])
 
 
@@ -60,7 +60,7 @@ def pixels(model, name, value):
     f = model.vae.factor
     if value is None:
         if model.size is None:
-            raise ValueError(f"this model names no size of its own; give {name} in pixels, a multiple of {f}")
+            raise ValueError(f"this model has no size of its own; give {name} in pixels, a multiple of {f}")
         value = model.size[("height", "width").index(name)]
     if not is_whole(value) or not f <= value <= LARGEST or value % f:
         raise ValueError(f"{name} must be a multiple of {f} pixels, from {f} to {LARGEST}, not {value!r}")

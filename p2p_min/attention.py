@@ -4,14 +4,14 @@
     M       (heads, height, width, keys)            the source's map at this layer: row 0 of the call
     M_star  (targets, heads, height, width, keys)   the targets' own maps: the rows after it
     t       float in (0, 1]: 1 at pure noise, 1 - i/N at step i of N
-    M_hat   like M_star: what the targets use in its place
+    M_hat   shaped like M_star: what the targets use instead
 
-Maps are float32 and on the model's device, whatever its dtype. The keys of a cross-attention map are text tokens, those
-of a self-attention map are pixels, row by row.
-An edit may have a method `active(height, width, t) -> bool`; where it says no, no map is made. Two more are for speed:
-`only_looks(height, width, t) -> bool`, yes where it returns M_star as it is: attention is as without it, to the bit;
-and `attend(q, k, v, size, t)`, used in place of calling an edit that needs no maps: it gets the rows of the source and
-the targets, and returns their attention as the function below does.
+Maps are float32, on the model's device, whatever the model's dtype. The keys of a cross-attention map are text tokens;
+those of a self-attention map are pixels, row by row.
+An edit may have a method `active(height, width, t) -> bool`; if it returns False, no map is computed. Two more methods
+are for speed. `only_looks(height, width, t) -> bool` returns True if the edit returns M_star unchanged: attention is
+then bit for bit the same as without it. `attend(q, k, v, size, t)` is called instead of an edit that needs no maps: it
+gets the rows of the source and the targets, and returns their attention as the function below does.
 """
 from functools import partial
 from typing import NamedTuple
@@ -27,7 +27,7 @@ def attend(q, k, v, size, edit=None, t=None, rows=None):
     q        (all rows, heads, pixels, d)
     k, v     (all rows, heads, keys, d)
     size     (height, width) with height · width = pixels
-    rows     the edit sees the first so many: the source, then the targets; the others are plain. None: it sees all
+    rows     how many of the first rows the edit sees: source, then targets; the others are not edited. None: all
     returns  (all rows, heads, pixels, d)
     """
     if not wants(edit, size, t):
@@ -44,7 +44,7 @@ def attend(q, k, v, size, edit=None, t=None, rows=None):
 def edited(edit, q, k, v, size, t):
     """M V for the source, row 0, and M_hat V* for the targets, the rows after it: (rows, heads, pixels, d)."""
     M, M_star = maps(q, k, size)                           # softmax(Q Kᵀ / √d)
-    source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may write into M
+    source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may modify M in place
     M_hat = apply(edit, M, M_star, t)                      # Edit(M_t, M*_t, t)
     targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:]
     return torch.cat([source[None], targets])
@@ -58,18 +58,18 @@ def maps(q, k, size):
 
 
 def wants(edit, size, t):
-    """Whether `edit` is to be called for maps of this size at time t. A plain function always is."""
+    """Whether `edit` should be called for maps of this size at time t. A plain function always should."""
     active = getattr(edit, "active", None)
     return edit is not None and (active is None or active(*size, t))
 
 
 def only_looks(edit, size, t):
-    """Whether `edit`, which wants these maps, changes nothing about them."""
+    """Whether `edit`, which wants these maps, leaves them unchanged."""
     return hasattr(edit, "only_looks") and edit.only_looks(*size, t)
 
 
 def apply(edit, M, M_star, t):
-    """M_hat: what `edit` makes of the maps, or M_star itself where it is not active.
+    """M_hat: what `edit` returns for the maps, or M_star itself if the edit is not active.
 
     Raises ValueError if the edit returns something that is not shaped like M_star.
     """
@@ -83,7 +83,7 @@ def apply(edit, M, M_star, t):
 
 
 class Edits(NamedTuple):
-    """What a call of the network hands down, unchanged, to every attention."""
+    """What a call of the network passes, unchanged, to every attention layer."""
     cross_edit: object = None                              # an Edit, or {name prefix: Edit}
     self_edit: object = None
     t: float | None = None
@@ -91,7 +91,7 @@ class Edits(NamedTuple):
 
 
 def choose(edit, name):
-    """The edit of the attention `name`: of several prefixes that fit, the longest wins."""
+    """The edit for the attention layer `name`; if several prefixes match, the longest wins."""
     if not isinstance(edit, dict):
         return edit
     fitting = [prefix for prefix in edit if prefix == "" or f"{name}.".startswith(f"{prefix}.")]
@@ -99,7 +99,7 @@ def choose(edit, name):
 
 
 class Attention(nn.Module):
-    """Multi-head attention from pixels to `context`, or to the pixels themselves where there is none."""
+    """Multi-head attention from pixels to `context`, or to the pixels themselves if there is none."""
 
     name = ""                                              # in the network: "mid_block.attentions.0. … .attn2"
 

@@ -1,4 +1,4 @@
-"""Local blend: outside a mask made of the blend words' maps, a target's latents are the source's.
+"""Local blend: outside a mask computed from the blend words' maps, a target keeps the source's latents.
 
 The paper's "Local Editing": the mask is where either prompt attends to its blend word.
 """
@@ -14,17 +14,17 @@ from .watching import watch
 
 
 class LocalBlend:
-    """Keeps a target's picture like the source's outside of what `words` name, and of a mask of your own.
+    """Keeps a target's picture like the source's outside the region of `words`, and outside a mask of your own.
 
-    words      one entry per prompt, source first: a word or phrase, a list of them, or None where the mask of the other
-               prompt is to do; None in place of all: the mask alone
-    subtract   like words, or None: what is taken out of the mask again
-    start      the part of the schedule, counted from the noise, after which it acts
-    threshold  of the maps, their maximum being 1: a number, or a pair (for words, for subtract)
-    mask       a PIL picture of the shape of the run's, white where something may change; grey at an edge blends
-    Raises ValueError for a word that its prompt does not have, for numbers out of range, or for a mask without white.
+    words      one entry per prompt, source first: a word or phrase, a list of them, or None to use only the other
+               prompt's mask; None instead of a list: only `mask`
+    subtract   like words: what is removed from the mask again; None: nothing
+    start      the fraction of the schedule, counted from pure noise, after which blending begins
+    threshold  for the maps, scaled to a maximum of 1: a number, or a pair (for words, for subtract)
+    mask       a PIL picture with the run's aspect ratio, white where the picture may change; grey edges blend
+    Raises ValueError for a word that is not in its prompt, a number out of range, or a mask without white.
 
-    The object holds only what it was built with: `begin` returns the two functions of one run.
+    The object never changes: `begin` returns the two functions of one run.
     """
 
     def __init__(self, tokenizer, prompts, words, subtract=None, start=0.2, threshold=0.3, mask=None):
@@ -36,7 +36,7 @@ class LocalBlend:
             raise ValueError(f"threshold must be a number from 0 to 1, or a pair of them, not {threshold!r}")
         self.threshold, self.threshold_subtract = pair
         if words is None and (mask is None or subtract is not None):
-            raise ValueError("give words" + (", or a mask" if subtract is None else " for subtract to be taken from"))
+            raise ValueError("give words" + (", or a mask" if subtract is None else " for subtract to be removed from"))
         self.words = None if words is None else columns(tokenizer, prompts, words, "words")
         self.subtract = None if subtract is None else columns(tokenizer, prompts, subtract, "subtract")
         self.mask = None if mask is None else to_rgb(mask, "black").convert("L")
@@ -44,7 +44,7 @@ class LocalBlend:
             raise ValueError("the mask has no white, so nothing may change")
 
     def begin(self, cross_edit, sizes, latent_size):
-        """The watching edit, to be used in place of `cross_edit`, and blend(z, z_star, t) -> z_star, for one run.
+        """The watching edit that replaces `cross_edit`, and blend(z, z_star, t) -> z_star, for one run.
 
         sizes, latent_size  the (height, width) of the attention maps, and of the latents
         """
@@ -59,8 +59,8 @@ class LocalBlend:
             maps = torch.cat([M[None], M_hat]).float().mean(1)                       # (prompts, height, width, keys)
             for name, chosen in (("words", self.words), ("subtract", self.subtract)):
                 if chosen is not None:
-                    # All layers have equally many calls, so a sum over them is as good as their average: the mask
-                    # is divided by its maximum.
+                    # All layers are called equally often, so a sum is as good as an average: the mask is divided by
+                    # its maximum.
                     sums[name] = sums.get(name, 0) + torch.einsum("nyxk,nk->nyx", maps, chosen.to(maps))
 
         def blend(z, z_star, t):
@@ -102,11 +102,11 @@ def columns(tokenizer, prompts, words, name):
 
 
 def shrink(mask, latent_size):
-    """A mask as the share of each latent cell that is white, (height, width). Raises ValueError for another shape."""
+    """The share of white in each latent cell, (height, width). Raises ValueError if the aspect ratio differs."""
     height, width = latent_size
     if mask.width * height != mask.height * width:
-        raise ValueError(f"the mask is {mask.width} × {mask.height}; it must have the shape of the picture, {width} to "
-                         f"{height}")
+        raise ValueError(f"the mask is {mask.width} × {mask.height}; it must have the aspect ratio of the picture, "
+                         f"{width}:{height}")
     return torch.from_numpy(np.array(mask.resize((width, height), Image.Resampling.BOX))).float() / 255
 
 

@@ -1,12 +1,12 @@
-"""DDIM (Song et al. 2020), eta 0: the two steps along the noise schedule of a checkpoint, and the schedule itself.
+"""DDIM (Song et al. 2020) with eta = 0: a step and its inverse along a checkpoint's noise schedule, and the schedule.
 
 With ᾱ = alphas_cumprod, a step from level ᾱ_t to the level below it, ᾱ_{t-1}, is
 
-    z_0     = (z_t − √(1 − ᾱ_t) eps) / √ᾱ_t                  the clean latent that eps foresees
+    z_0     = (z_t − √(1 − ᾱ_t) eps) / √ᾱ_t                  the clean latent that eps implies
     z_{t-1} = √ᾱ_{t-1} z_0 + √(1 − ᾱ_{t-1}) eps              the same with less noise (equation 12)
 
-and inversion is the same with the two levels exchanged. All are pure functions. The seed of the paper's
-DM(z_t, P, t, s) is spent on z_T: the steps are deterministic.
+and inversion is the same with the two levels swapped. All are pure functions. The seed s of the paper's
+DM(z_t, P, t, s) is only used to draw z_T: the steps are deterministic.
 """
 import warnings
 from typing import NamedTuple
@@ -21,15 +21,15 @@ SPACINGS = ("leading", "trailing", "linspace")
 
 class Schedule(NamedTuple):
     """What DDIM needs to know of the noise process that a checkpoint was trained with."""
-    alphas_cumprod: torch.Tensor       # (1000,) fp32, falling
-    final_alpha: float                 # stands for alphas_cumprod below timestep 0
+    alphas_cumprod: torch.Tensor       # (1000,) fp32, decreasing
+    final_alpha: float                 # used as alphas_cumprod below timestep 0
     offset: int                        # added to every timestep ("leading" spacing)
     spacing: str                       # one of SPACINGS
     prediction: str                    # what the UNet predicts: "epsilon" or "v_prediction"
 
     @classmethod
     def from_config(cls, config):
-        """From the dict of a `scheduler_config.json`; an absent key has diffusers' default.
+        """From the dict of a `scheduler_config.json`; missing keys take diffusers' defaults.
 
         Raises ValueError for a value that is not implemented, naming it, and for a scheduler that has no betas at all.
         """
@@ -37,7 +37,7 @@ class Schedule(NamedTuple):
 
 
 def alphas(schedule, times, i):
-    """alphas_cumprod at step i and at the step after it: the two levels of noise between which step i moves."""
+    """alphas_cumprod at step i and at the step after it: the noise levels at which step i starts and ends."""
     below = times[i] - len(schedule.alphas_cumprod) // len(times)
     return (schedule.alphas_cumprod[times[i]].item(),
             schedule.alphas_cumprod[below].item() if below >= 0 else schedule.final_alpha)
@@ -49,7 +49,7 @@ def to_eps(schedule, output, z, alpha):
 
 
 def clean(z, eps, alpha):
-    """z_0: what is left of z at noise level `alpha` without the noise eps in it."""
+    """z_0: z at noise level `alpha` with the noise eps removed."""
     return (z - (1 - alpha) ** 0.5 * eps) / alpha ** 0.5
 
 
@@ -59,7 +59,7 @@ def move(z, eps, alpha, alpha_to):
 
 
 def predict(schedule, z_t, output, times, i):
-    """z_0 as it looks from step i: where `step` would lead if it went all the way at once."""
+    """z_0 as predicted at step i: where `step` would end if it removed all noise at once."""
     alpha, _ = alphas(schedule, times, i)
     return clean(z_t, to_eps(schedule, output, z_t, alpha), alpha)
 
@@ -71,44 +71,44 @@ def step(schedule, z_t, output, times, i):
 
 
 def inverse_step(schedule, z_below, output, times, i):
-    """z_t from z_{t-1}: `step` backwards, the output asked at the *upper* timestep, times[i], of the lower latent.
+    """z_t from z_{t-1}: `step` in reverse. The output is for the lower latent, at the *upper* timestep, times[i].
 
-    What the network says is about the level that it was asked at, so a v is turned into eps with the upper alpha.
-    (diffusers takes the lower one there, and comes back less exactly.)
+    The network's output belongs to the timestep that it was given, so v is converted to eps with the upper alpha.
+    (diffusers uses the lower one there, and its round trip is less exact.)
     """
     alpha, alpha_below = alphas(schedule, times, i)
     return move(z_below, to_eps(schedule, output, z_below, alpha), alpha_below, alpha)
 
 
 def timesteps(schedule, steps):
-    """The `steps` timesteps that the network is asked at, falling: a list of ints in 0 … 999.
+    """The `steps` timesteps at which the network is called, decreasing: a list of ints in 0 … 999.
 
-    Raises ValueError where the schedule has no such number of steps; warns where they begin far from noise.
+    Raises ValueError for a number of steps that the schedule cannot have; warns if the first is far from pure noise.
     """
     train = len(schedule.alphas_cumprod)
     if not is_whole(steps) or not 1 <= steps <= train:
         raise ValueError(f"steps must be a whole number from 1 to {train}, not {steps!r}")
     if schedule.spacing == "leading":
         ratio = train // steps
-        offset = min(schedule.offset, train - 1 - (steps - 1) * ratio)      # never a time that does not exist
+        offset = min(schedule.offset, train - 1 - (steps - 1) * ratio)      # never beyond the last timestep
         times = [i * ratio + offset for i in reversed(range(steps))]
-    elif schedule.spacing == "trailing":                   # numpy rounds halves as diffusers does
+    elif schedule.spacing == "trailing":                   # numpy rounds halves like diffusers
         times = (np.arange(train, 0, -train / steps)[:steps].round().astype(int) - 1).tolist()
     else:
         times = np.linspace(0, train - 1, steps).round().astype(int)[::-1].tolist()
     if times[0] < 0.8 * train:
         warnings.warn(f"{schedule.spacing} spacing puts the first of {steps} timesteps at {times[0]}, "
-                      f"{train - 1 - times[0]} below the noisiest: pure noise is taken for a picture half done. "
-                      "Take spacing 'trailing' (--spacing trailing), which few-step models want, or another number of "
-                      "steps", stacklevel=1)               # one place, so that inversion and edit say it once
+                      f"{train - 1 - times[0]} below the noisiest: the model takes pure noise for a half-denoised "
+                      "picture. Use spacing 'trailing' (--spacing trailing), which few-step models need, or another "
+                      "number of steps", stacklevel=1)     # one place, so that inversion and edit warn only once
     return times
 
 
-# What a scheduler's config says, and what it says of things that have no bearing here.
+# The keys of a scheduler's config that are used here, with diffusers' defaults.
 USED = dict(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
             set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", timestep_spacing="leading")
-# A scheduler folder may name any scheduler (PNDM, Euler): what only concerns how those step has no bearing on DDIM.
-# `clip_sample` is for models of pixels: diffusers' Stable Diffusion pipeline turns it off, whatever the file says.
+# The config may be for any scheduler (PNDM, Euler): keys about how those step do not matter to DDIM.
+# `clip_sample` is for pixel-space models: diffusers' Stable Diffusion pipeline turns it off, whatever the file says.
 CHANGES_MATHS = dict(thresholding=(False,), rescale_betas_zero_snr=(False,))
 
 
@@ -116,7 +116,7 @@ def read_schedule(config):
     """See `Schedule.from_config`."""
     if config.get("beta_schedule") is None and config.get("trained_betas") is None:
         raise ValueError(f"scheduler: {config.get('_class_name', 'its config')} has neither beta_schedule nor "
-                         "trained_betas, so its model is none for DDIM, which p2p_min runs (flow matching, EDM)")
+                         "trained_betas, so DDIM, which p2p_min uses, cannot sample its model (flow matching, EDM)")
     known = {k: v for k, v in config.items() if k in USED or k in CHANGES_MATHS}
     c = read_config(known, "scheduler", USED, CHANGES_MATHS)
     choices = dict(prediction_type=("epsilon", "v_prediction"), beta_schedule=("linear", "scaled_linear"),

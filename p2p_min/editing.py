@@ -1,6 +1,6 @@
-"""Prompt-to-Prompt: Algorithm 1 of Hertz et al. 2022, with classifier-free guidance around it.
+"""Prompt-to-Prompt: Algorithm 1 of Hertz et al. 2022, with classifier-free guidance.
 
-    z*_T = z_T                                      one noise for all prompts
+    z*_T = z_T                                      the same noise for all prompts
     for t = T … 1:
         eps,  M  = DM(z_t,  P,  t)
         eps*, M* = DM(z*_t, P*, t)    with M_hat = Edit(M, M*, t) in place of M* in every attention
@@ -18,18 +18,18 @@ from .inversion import Inversion, check_facts, check_finite, facts
 from .networks.text import encode
 from .pictures import png, sheet, to_image
 
-# Rows that go in one call at most. Four in one are 1.3 times as fast as two and two, eight 1.05 times, more not at all
-# (the toy model, a thread of a CPU), and memory would double.
+# At most this many rows in one call. One call of four is 1.3 times as fast as two calls of two, and one of eight 1.05
+# times as fast; more rows gain nothing (toy model, one CPU thread), and memory would double.
 ONE_CALL = 8
 
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """What a run generated. A notebook shows it by itself.
+    """What a run generated. A notebook displays it as a picture.
 
     images     PIL pictures, source first
     latents    (prompts, 4, height/f, width/f), final, before the VAE, fp32
-    inversion  the source's trajectory, with which it can be edited later; a Result serves as `inversion` by itself
+    inversion  the source's trajectory, for later edits; the Result itself can also be passed as `inversion`
     prompts    of the pictures, source first
     """
     images: list
@@ -49,9 +49,9 @@ class Result:
 def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=None, negative="", steps=50,
                      guidance=7.5, seed=0, height=None, width=None, latents=None, inversion=None,
                      watch=None, progress=False):
-    """Generate [source, target, ...] together, the targets' attention maps edited by the source's.
+    """Generate [source, target, ...] together, with the targets' attention maps edited using the source's.
 
-    Without an edit nothing is injected: the prompts then share their noise and nothing else.
+    Without an edit nothing is injected: the prompts share only their noise.
 
     model       from `load`
     prompts     the source, then any number of targets
@@ -62,15 +62,15 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     negative    the unconditional prompt
     steps       number of DDIM steps
     guidance    w in eps_u + w (eps_c - eps_u); 1 is the conditional prediction alone, and halves the work
-    seed        of the noise; drawn on the CPU, so that it means the same picture on every device
+    seed        of the noise, which is drawn on the CPU, so that a seed gives the same picture on every device
     height, width   of the pictures, in pixels; None: the model's own size
     latents     the noise itself, (1, 4, height/f, width/f) shared, or one per prompt; None: from the seed
     inversion   of a picture, from `invert`, or a Result of an earlier run: the source is that picture, and the first
-                prompt is its prompt. Give as many steps as it has; `seed` is not used
-    watch       watch(z_0, t) is called with what each step predicts, before the blend: z_0 is like `Result.latents`
+                prompt must be its prompt. `steps` must be its number of steps; `seed` is not used
+    watch       watch(z_0, t) is called with each step's prediction, before the blend; z_0 is like `Result.latents`
     progress    whether to show a progress bar on standard error
     returns     `Result`
-    Raises ValueError for what cannot be done, saying why.
+    Raises ValueError for anything that cannot be done, saying why.
     """
     check_arguments(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, watch=watch)
     times = timesteps(model.schedule, steps)
@@ -101,8 +101,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
 def algorithm_1(model, z, bar, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept, watch):
     """Denoises z, (prompts, 4, h, w): row 0 is z_t, the source; the rows after it are z*_t, the targets.
 
-    kept     (steps + 1, 1, 4, h, w): the trajectory that the source is put back on after each step (direct inversion),
-             so that it needs no guidance; None: it is denoised like the targets
+    kept     (steps + 1, 1, 4, h, w): the trajectory to which the source is reset after each step (direct inversion), so
+             that it needs no guidance; None: it is denoised like the targets
     returns  z at the end, and the source's trajectory, (steps + 1, 1, 4, h, w), on the CPU
     """
     trajectory = [z[:1]]
@@ -124,10 +124,10 @@ def algorithm_1(model, z, bar, times, context, unconditional, guidance, cross_ed
 
 
 def denoise(model, z, timestep, context, guided, unconditional, *edits):
-    """DM: eps of the prompts (source, then targets), and eps_u of those of them that are `guided`; fp32.
+    """DM: eps of the prompts (source, then targets), and eps_u of the `guided` rows; fp32.
 
     One call of the network. Its rows are the source, the targets, then the unconditional rows, which no edit sees.
-    Above ONE_CALL rows, the unconditional rows have a call of their own.
+    With more than ONE_CALL rows, the unconditional rows get a call of their own.
     """
     z = z.to(model.dtype)
     rows, z_u = len(z), z[guided]
@@ -143,7 +143,7 @@ def denoise(model, z, timestep, context, guided, unconditional, *edits):
 def noise(model, prompts, seed, height, width, latents):
     """z_T, the same for every prompt: (prompts, 4, height/f, width/f), fp32."""
     size = latent_size(model, prompts, seed, height, width, latents)
-    if latents is None:                                    # on the CPU, so that a seed is the same picture everywhere
+    if latents is None:                                    # on the CPU: a seed gives the same picture everywhere
         generator = torch.Generator("cpu").manual_seed(int(seed))
         shape = 1, model.unet.config["in_channels"], *size
         latents = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
@@ -152,12 +152,12 @@ def noise(model, prompts, seed, height, width, latents):
 
 @torch.no_grad()
 def decode(model, z):
-    """Latents as PIL pictures, one at a time: the VAE is what needs the most memory.
+    """Latents as PIL pictures, decoded one at a time, because the VAE needs the most memory.
 
-    Raises ValueError where numbers are not finite, which would otherwise be a black picture.
+    Raises ValueError if numbers are not finite; the picture would otherwise be black.
     """
     dtype = next(model.vae.parameters()).dtype
     pictures = [model.vae.decode(row[None].to(dtype))[0].float() for row in z]
     for what, numbers, kind in (("latents", z, model.dtype), ("decoded pictures", torch.stack(pictures), dtype)):
-        check_finite(f"the {what}", numbers, kind, "an edit made them so, or ")
+        check_finite(f"the {what}", numbers, kind, "an edit caused this, or ")
     return [to_image(x) for x in pictures]

@@ -1,9 +1,9 @@
-"""The paper's edits (section 3.2) as one formula, and what builds it.
+"""The paper's edits (section 3.2) as one formula, and the functions that build it.
 
     M_hat = w · (M A + M* · own) + (1 − w) · M*        per target token
 
-An Edit is a function (M, M_star, t) -> M_hat; attention.py says what the three are. Those made here also say when
-they are `active`, so that attention need not make a map that nobody edits.
+An Edit is a function (M, M_star, t) -> M_hat; attention.py explains the three. The edits made here also say
+when they are `active`, so that no map is computed that is not edited.
 """
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ from .networks.config import is_number, is_whole
 
 
 def window(steps):
-    """(a, b), the part of the schedule in which an edit acts, counted from the noise: 0.8 means (0, 0.8).
+    """(a, b), the part of the schedule in which an edit acts, counted from pure noise: 0.8 means (0, 0.8).
 
     Raises ValueError unless 0 <= a <= b <= 1.
     """
@@ -28,14 +28,14 @@ def window(steps):
 
 
 def inside(start, end, t):
-    """Whether time t lies in the window; the 1e-6 keeps a window's ends on the grid of steps."""
+    """Whether time t lies in the window; the 1e-6 absorbs rounding at the window's ends."""
     return (start - 1e-6 <= 1 - t) & (1 - t < end - 1e-6)
 
 
 def token_windows(tokenizer, targets, steps):
     """start, end: each (targets, tokens), from one window for all tokens or {"default_": window, word: window}.
 
-    Raises ValueError for a word that no target has.
+    Raises ValueError for a word that is in no target.
     """
     per_word = dict(steps) if isinstance(steps, dict) else {"default_": steps}
     default = torch.tensor(window(per_word.pop("default_", 1.0)), dtype=torch.float32)
@@ -56,7 +56,7 @@ def token_windows(tokenizer, targets, steps):
 
 
 def windows_of(start, end):
-    """The different windows among those of many tokens, as pairs: asking them costs nothing beside a network."""
+    """The distinct windows of many tokens, as pairs: checking them costs nothing compared to the network."""
     return sorted(set(zip(start.flatten().tolist(), end.flatten().tolist())))
 
 
@@ -78,13 +78,13 @@ class CrossEdit:
     def __call__(self, M, M_star, t):
         check(self.own, M_star)
         A, own, w = (x.to(M_star) for x in (self.A, self.own, inside(self.start, self.end, t)))
-        kept = (w * own + 1 - w)[:, None, None, None]      # w goes into what is small: maps are large
+        kept = (w * own + 1 - w)[:, None, None, None]      # w multiplies the small tensors: maps are large
         return torch.einsum("hyxs,nst->nhyxt", M, A * w[:, None]) + M_star * kept
 
 
 @dataclass(frozen=True)
 class Reweight:
-    """c times what `base` gives (None: M_star), token by token; c, start, end (targets, tokens)."""
+    """c times what `base` returns (None: M_star), token by token; c, start, end (targets, tokens)."""
     base: object
     c: torch.Tensor
     start: torch.Tensor
@@ -117,12 +117,12 @@ class SelfReplace:
         return M.expand_as(M_star) if self.active(*M.shape[1:3], t) else M_star
 
     def attend(self, q, k, v, size, t):
-        """The same without a map, which is large: M V* is attention with the source's queries and keys."""
+        """The same without computing the map, which is large: M V* is attention with the source's queries and keys."""
         return F.scaled_dot_product_attention(q[:1].expand_as(q), k[:1].expand_as(k), v)
 
 
 def check(per_token, M_star):
-    """Raises ValueError where an edit built for some prompts meets the maps of others."""
+    """Raises ValueError if an edit was built for other prompts than those of the maps."""
     targets, keys = per_token.shape
     if (targets, keys) != (M_star.shape[0], M_star.shape[-1]):
         raise ValueError(f"this edit was built for {targets} target(s) of {keys} tokens; the maps have "
@@ -148,22 +148,22 @@ def replace(tokenizer, prompts, steps=0.8):
 
     prompts  [source, target, ...], each target with as many words as the source
     steps    a fraction of the schedule, a window (from, to), or {"default_": 0.8, "lion": 0.4} per target word
-    A swapped word's maps are summed and shared equally over its new tokens, one to one where the counts agree.
-    Raises ValueError for unequal word counts, an absent word, a prompt that is too long, an impossible window.
+    A swapped word's maps are summed and shared equally among its new tokens; one to one if the counts are equal.
+    Raises ValueError for unequal word counts, a missing word, a prompt that is too long, or an invalid window.
     """
     return build(tokenizer, prompts, steps, swap)
 
 
 def refine(tokenizer, prompts, steps=0.8):
-    """Added phrase: the words that both prompts have take the source's maps, new words keep their own.
+    """Added phrase: words that are in both prompts take the source's maps, new words keep their own.
 
-    Paper: "Adding a New Phrase". Arguments and errors as for `replace`; word counts are free.
+    Paper: "Adding a New Phrase". Arguments and errors as for `replace`, but the word counts may differ.
     """
     return build(tokenizer, prompts, steps, extend)
 
 
 def auto(tokenizer, prompts, steps=0.8):
-    """For each target, `replace` where it has as many words as the source, else `refine`."""
+    """For each target, `replace` if it has as many words as the source, otherwise `refine`."""
     def align(tokenizer, source, target):
         equal = len(words(tokenizer, source)) == len(words(tokenizer, target))
         return (swap if equal else extend)(tokenizer, source, target)
@@ -174,9 +174,9 @@ def reweight(tokenizer, prompts, weights, base=None, steps=1.0):
     """Attention re-weighting: the maps of chosen words times c (paper: "Attention Re-weighting"; there c in [-2, 2]).
 
     weights  {word or phrase of the target: c}, or a list with one such dict per target
-    base     the edit that is re-weighted; None: the source's maps, aligned as `auto` does, in the same window
-    steps    when it acts, as for `replace`; outside, the base's answer stands as it is
-    Raises ValueError for a word that its target does not have, and for weights that are not finite numbers.
+    base     the edit to re-weight; None: the source's maps, aligned as by `auto`, in the same window
+    steps    when it acts, as for `replace`; outside this window, the result of `base` is unchanged
+    Raises ValueError for a word that is not in its target, and for weights that are not finite numbers.
     """
     _, targets = split(prompts)
     if isinstance(weights, dict):
@@ -193,17 +193,17 @@ def reweight(tokenizer, prompts, weights, base=None, steps=1.0):
             c[i, find(tokenizer, target, word)] = float(weight)
     base = auto(tokenizer, prompts, steps) if base is None else base
     start, end = token_windows(tokenizer, targets, steps)
-    if isinstance(base, dict):                             # by module-name prefix; c acts everywhere
+    if isinstance(base, dict):                             # by module-name prefix; c applies everywhere
         return {prefix: Reweight(edit, c, start, end) for prefix, edit in {"": None, **base}.items()}
     return Reweight(base, c, start, end)
 
 
 def self_replace(steps=0.4, max_pixels=32 * 32):
-    """Self-attention injection: the targets use the source's self-attention maps while `steps` lasts.
+    """Self-attention injection: the targets use the source's self-attention maps during `steps`.
 
-    Not in the paper's Algorithm 1; it is what its authors' code does with Stable Diffusion, and it keeps the layout.
+    Not in the paper's Algorithm 1; the authors' code does it with Stable Diffusion, and it preserves the layout.
     steps       a fraction of the schedule, or a window (from, to)
-    max_pixels  only in maps of at most so many pixels; the large ones hold texture more than layout
+    max_pixels  only in maps of at most this many pixels; larger ones hold more texture than layout
     """
     if not is_whole(max_pixels) or max_pixels < 0:
         raise ValueError(f"max_pixels must be a whole number of pixels, not {max_pixels!r}")

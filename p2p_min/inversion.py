@@ -1,12 +1,12 @@
-"""Inversion: from a picture to latents from which its prompt gives it again, so that it can be edited.
+"""Inversion: latents from which a picture's prompt generates that picture again, so that it can be edited.
 
-All four methods walk the DDIM trajectory from the picture up to noise (Song et al. 2020). They differ in what they do
-about the way down, where guidance and rounding lead away from it:
+All four methods follow the DDIM trajectory from the picture up to noise (Song et al. 2020). When sampling back down,
+guidance and rounding drift away from this trajectory. The methods differ in how they correct that:
 
-    ddim             nothing
+    ddim             not at all
     null-text        unconditional embeddings, optimised step by step to stay on it (Mokady et al. 2022)
-    negative-prompt  the source prompt as the unconditional one, so that guidance cancels (Miyake et al. 2023)
-    direct           the source is put back on it after each step (Ju et al. 2023)
+    negative-prompt  the source prompt as the unconditional prompt, so that guidance cancels (Miyake et al. 2023)
+    direct           the source is reset to it after each step (Ju et al. 2023)
 """
 import json
 import warnings
@@ -27,22 +27,22 @@ from .pictures import fit, read, to_tensor, write
 
 METHODS = ("ddim", "null-text", "negative-prompt", "direct")
 LEARNING_RATE, INNER_STEPS = 1e-2, 10                      # null-text as published
-ENOUGH, MORE_ENOUGH = 1e-5, 1e-3                           # it stops below ENOUGH + MORE_ENOUGH · i/N in step i of N
-GRADIENT_SCALE = 2.0 ** 14                                 # so that fp16 has room for the gradient
+ENOUGH, MORE_ENOUGH = 1e-5, 1e-3                           # step i of N stops below ENOUGH + MORE_ENOUGH · i/N
+GRADIENT_SCALE = 2.0 ** 14                                 # keeps the gradient in the range of fp16
 
 
 @dataclass(frozen=True, repr=False)
 class Inversion:
-    """A picture as the source of edits. It belongs to the model that made it, and serves any number of runs.
+    """A picture as the source of edits. It belongs to the model that made it, and can be used for any number of runs.
 
-    latents        (steps + 1, 1, 4, h, w), fp32, on the CPU: the trajectory, z_T first, the picture's own last
+    latents        (steps + 1, 1, 4, h, w), fp32, on the CPU: the trajectory, from z_T to the picture's latents
     prompt         the source prompt
     method         one of `METHODS`
     guidance       the guidance that null-text was optimised for (the others do not depend on it)
     unconditional  (steps, 1, tokens, width), fp32, on the CPU: what the unconditional rows see in each step; None: the
                    negative prompt of the run
-    pooled         (1, width), SDXL's pooled text that goes with it
-    facts          the `facts` of the model that made it; None: not known, as in files of earlier versions
+    pooled         (1, width), SDXL's pooled text embedding that goes with it
+    facts          the `facts` of the model that made it; None: unknown, as in files of earlier versions
     """
     latents: torch.Tensor
     prompt: str
@@ -60,12 +60,12 @@ class Inversion:
         return len(self.latents) - 1
 
     def unconditional_context(self, empty):
-        """A `Context` for each step, like `empty` but for what the method put in its place."""
+        """A `Context` for each step: `empty`, but with the embeddings that the method found."""
         pooled = None if self.pooled is None else self.pooled.to(empty.pooled)
         return [empty._replace(states=states, pooled=pooled) for states in self.unconditional.to(empty.states)]
 
     def save(self, path):
-        """As one safetensors file. Raises ValueError where it cannot be written."""
+        """Write one safetensors file. Raises ValueError if it cannot be written."""
         tensors = dict(latents=self.latents, unconditional=self.unconditional, pooled=self.pooled)
         settings = dict(prompt=self.prompt, method=self.method, guidance=self.guidance, facts=self.facts)
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
@@ -73,13 +73,13 @@ class Inversion:
 
     @classmethod
     def load(cls, path):
-        """What `save` wrote. Raises FileNotFoundError, or ValueError for a file that is not an inversion."""
+        """Read what `save` wrote. Raises FileNotFoundError, or ValueError for a file that is not an inversion."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no inversion at {path}")
         try:
             with safe_open(path, "pt") as file:
                 settings = json.loads((file.metadata() or {})["p2p_min inversion"])
-                for numbers in (settings.get("facts") or {}).values():     # a TypeError for what are none
+                for numbers in (settings.get("facts") or {}).values():     # TypeError if not numbers
                     torch.tensor(numbers, dtype=torch.float64)
                 return cls(**{name: file.get_tensor(name) for name in file.keys()}, **settings)
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -89,17 +89,17 @@ class Inversion:
 
 @torch.no_grad()
 def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, size=None, progress=False):
-    """The `Inversion` of a picture, to be given to `prompt_to_prompt(..., inversion=...)`.
+    """The `Inversion` of a picture, for `prompt_to_prompt(..., inversion=...)`.
 
     image     a PIL picture, or the path of one
-    prompt    what it shows; the first prompt of the edits
+    prompt    a description of it, which must be the first prompt of the edits
     method    "ddim", "null-text", "negative-prompt" or "direct"
-    steps     of DDIM, and of the edits
-    guidance  of the edits; only null-text asks for it
-    size      what the picture is resized to first, in pixels: its shorter side, or (height, width), what is too much
-              then being cropped evenly; None: the shorter side is the model's own
+    steps     number of DDIM steps, here and in the edits
+    guidance  guidance scale of the edits; only null-text uses it
+    size      the size in pixels to which the picture is first resized: its shorter side, or (height, width), cropped
+              evenly to fit; None: the model's own size for the shorter side
     progress  whether to show a progress bar on standard error
-    Raises ValueError or OSError for what cannot be done or read, saying why.
+    Raises ValueError or OSError for anything that cannot be done or read, saying why.
     """
     if method not in METHODS:
         raise ValueError(f"method must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, not {method!r}")
@@ -110,22 +110,22 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
     times = timesteps(model.schedule, steps)
     picture = image if isinstance(image, Image.Image) else read(image)
     if size is None and model.size is None:
-        raise ValueError("this model names no size of its own; give size in pixels")
+        raise ValueError("this model has no size of its own; give size in pixels")
     pixels = to_tensor(fit(picture, min(model.size) if size is None else size, model.vae.factor))
     context = encode(model, [prompt], *pixels.shape[-2:])
     dtype = next(model.vae.parameters()).dtype
     z = model.vae.encode(pixels.to(model.device, dtype)).float()
-    check_finite("the latents that the VAE makes of the picture", z, dtype)
+    check_finite("the VAE's latents of the picture", z, dtype)
     latents = [z]
     for i in tqdm(reversed(range(steps)), desc="inverting", total=steps, disable=not progress):
         z = inverse_step(model.schedule, z, model.unet(z.to(model.dtype), times[i], context).float(), times, i)
         latents.insert(0, z)
     latents = torch.stack(latents)
-    check_finite("the latents on the way from the picture up to noise", latents, model.dtype)
+    check_finite("the latents of the inversion", latents, model.dtype)
     found = Context(None)
     if method == "negative-prompt":
         found = context._replace(states=context.states.float().expand(steps, 1, -1, -1))
-    elif method == "null-text" and guidance != 1:          # at guidance 1 nobody asks for it
+    elif method == "null-text" and guidance != 1:          # at guidance 1 it is not used
         empty = encode(model, [""], *pixels.shape[-2:], is_negative=True)
         found = empty._replace(states=null_text(model, latents, context, empty, times, guidance, progress))
     states, pooled = (None if part is None else part.float().cpu() for part in found[:2])
@@ -133,14 +133,14 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
 
 
 def check_finite(what, numbers, dtype, or_why=""):
-    """Raises ValueError where numbers are not finite, which in the end would be a black picture."""
+    """Raises ValueError if numbers are not finite; the picture would otherwise be black."""
     if not numbers.isfinite().all():
         narrow = f"{dtype} is too narrow for this model (try bfloat16 or float32), or " * (dtype == torch.float16)
         raise ValueError(f"{what} are not finite numbers: {or_why}{narrow}its weights are not finite")
 
 
 def facts(model, times):
-    """What an inversion depends on of its model, by name: numbers, or lists of them, that JSON can keep."""
+    """What an inversion depends on in its model, by name: numbers, or lists of numbers, that JSON can store."""
     levels = [alpha for i in range(len(times)) for alpha in alphas(model.schedule, times, i)]
     predicts = [float(model.schedule.prediction == "v_prediction")]
     parts = [part for part in (model.unet, model.vae, model.text_encoder, model.text_encoder_2) if part is not None]
@@ -153,7 +153,7 @@ def facts(model, times):
 
 
 def check_facts(inversion, ours):
-    """Raises ValueError where an inversion does not fit a model of the facts `ours`; warns of another checkpoint."""
+    """Raises ValueError if an inversion does not fit a model with the facts `ours`; warns if the checkpoint differs."""
     theirs = dict(inversion.facts or {})
     if inversion.unconditional is not None:
         theirs |= zip(("number of tokens", "text width"), inversion.unconditional.shape[-2:])
@@ -167,16 +167,16 @@ def check_facts(inversion, ours):
     if other:
         raise ValueError(f"the inversion was made for another {' and another '.join(sorted(other))}; invert the "
                          "picture again with this model")
-    if "weights" in theirs and differ("weights", 2 ** -8):                     # bfloat16 rounds as far as that
-        warnings.warn("the inversion was made by another checkpoint, so the edits keep less of the picture; "
-                      "better invert it again with this model", stacklevel=2)
+    if "weights" in theirs and differ("weights", 2 ** -8):                     # the rounding error of bfloat16
+        warnings.warn("the inversion was made by another checkpoint, so edits preserve less of the picture; "
+                      "to avoid that, invert it again with this model", stacklevel=2)
 
 
 def null_text(model, latents, context, empty, times, guidance, progress=False):
-    """The unconditional embeddings with which guided sampling stays on `latents`: (steps, 1, tokens, width).
+    """The unconditional embeddings that keep guided sampling on `latents`: (steps, 1, tokens, width).
 
-    Each is optimised, from the one before, until the guided step meets the trajectory, as published (Algorithm 1):
-    Adam, its rate falling by half over the run, at most 10 times a step, sooner where the error is small enough.
+    Each starts from the one before and is optimised until the guided step lands on the trajectory, as published
+    (Algorithm 1): Adam, a rate that falls by half over the run, at most 10 iterations a step, early stopping.
     """
     z, steps, found = latents[0], len(times), []
     embedding = empty.states.float()
@@ -197,7 +197,7 @@ def null_text(model, latents, context, empty, times, guidance, progress=False):
             if loss < ENOUGH + MORE_ENOUGH * i / steps:
                 break
         embedding = embedding.detach()
-        check_finite("the embeddings that null-text finds", embedding, model.dtype)
+        check_finite("the null-text embeddings", embedding, model.dtype)
         found.append(embedding)
         z = guided(embedding)
     return torch.stack(found)

@@ -1,4 +1,4 @@
-"""Pictures: from files, as tensors, side by side over their captions; and files written whole or not at all."""
+"""Pictures: read from files, as tensors, side by side with captions; and files written completely or not at all."""
 import io
 import os
 import re
@@ -9,43 +9,51 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .networks.config import is_whole
 
-LARGEST = 4096                                 # pixels a side: beyond that, attention needs days or memory runs out
+LARGEST = 4096                                 # pixels per side: beyond that, attention takes days or memory runs out
 MARGIN = 12                                    # of a sheet
 
 
 def read(path, ground="white"):
-    """A picture file as an RGB picture: turned as its camera was held, laid on `ground` where it is transparent.
+    """A picture file as an RGB picture, rotated as its EXIF data say, with `ground` behind transparent parts.
 
-    Raises FileNotFoundError or ValueError, in one line, for what Pillow cannot read.
+    Raises FileNotFoundError or ValueError, with a one-line message, for anything that Pillow cannot read.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"a picture must be a PIL picture, or the path of a file, not {type(path).__name__}")
     if re.match(r"\w\w+:/", str(path)) and not os.path.exists(path):
-        address = re.sub(":/+", "://", str(path), count=1)             # of which a Path keeps one stroke only
+        address = re.sub(":/+", "://", str(path), count=1)             # a Path keeps only one of the slashes
         raise FileNotFoundError(f"{address} is an address, not a file; download the picture, and give its path")
     try:
-        image = ImageOps.exif_transpose(Image.open(path))
+        return open_rgb(path, ground, path)
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"there is no picture at {path}") from None
+
+
+def open_rgb(file, ground, name, formats=None):
+    """What `read` says, also of an open file, and of some of Pillow's formats only; `name` is for the error."""
+    try:
+        image = ImageOps.exif_transpose(Image.open(file, formats=formats))
         image.load()
         return to_rgb(image, ground)
     except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"there is no picture at {path}") from None
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+        raise ValueError(f"{name} cannot be read as a picture: {error}") from None
 
 
 def to_rgb(image, ground="white"):
-    """Any PIL picture as RGB, laid on `ground` where it is transparent. Raises ValueError for what is none."""
+    """Any PIL picture as RGB, with `ground` behind transparent parts. Raises ValueError for anything else."""
     if not isinstance(image, Image.Image):
         raise ValueError("a picture or mask must be a PIL picture (PIL.Image.open, PIL.Image.fromarray), not "
                          f"{type(image).__name__}")
-    if image.mode == "F":                                  # numbers, of which the file does not say what white is
+    if image.mode == "F":                                  # floats: the file does not say which number is white
         numbers = np.asarray(image)
         low, high = (round(float(n), 3) for n in (numbers.min(), numbers.max()))
-        if not 0 <= low <= high <= 255 or 1 < high < 32:   # of 1 … 32: nearly black, or brighter than white
-            raise ValueError("a picture of floating point must hold numbers of 0 … 1 or of 0 … 255, not from "
+        if not 0 <= low <= high <= 255 or 1 < high < 32:   # 1 … 32: nearly black, or brighter than white
+            raise ValueError("a floating-point picture must hold numbers from 0 to 1 or from 0 to 255, not from "
                              f"{low:g} to {high:g}")
         image = Image.fromarray((numbers * (255 if high <= 1 else 1)).clip(0, 255).round().astype(np.uint8))
-    if image.mode.startswith("I"):                         # 16 bits of grey, which Pillow would clip to 8
+    if image.mode.startswith("I"):                         # 16-bit grey, which Pillow would clip to 8 bits
         image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -56,8 +64,8 @@ def to_rgb(image, ground="white"):
 def fit(image, size, factor, resample=Image.Resampling.LANCZOS):
     """The picture resized to `size` and cropped evenly to multiples of `factor`.
 
-    size  pixels of the shorter side, the shape being kept; or (height, width), filled by the picture
-    Raises ValueError for a size that is none.
+    size  pixels of the shorter side, keeping the aspect ratio; or (height, width), which the picture fills
+    Raises ValueError for an invalid size.
     """
     pair = (size, size) if is_whole(size) else size
     if (not isinstance(pair, (tuple, list)) or len(pair) != 2
@@ -85,11 +93,11 @@ def to_image(x):
 
 
 def sheet(images, captions, columns=None, side=256):
-    """Pictures side by side, each over its caption.
+    """Pictures side by side, each above its caption.
 
-    images    PIL pictures of one size; small ones are enlarged, by a whole number, to at least `side` pixels
+    images    PIL pictures of one size; small ones are enlarged by a whole factor to at least `side` pixels
     captions  one text per picture
-    columns   pictures a row; None: all in one row
+    columns   pictures per row; None: all in one row
     """
     columns = columns or len(images)
     factor = max(1, -(-side // max(images[0].size)))
@@ -111,7 +119,7 @@ def sheet(images, captions, columns=None, side=256):
 
 
 def wrap(text, font, width):
-    """The text as lines of at most `width` pixels, broken between words, and in words that are longer than a line."""
+    """The text as lines of at most `width` pixels, broken between words, or inside a word that is too long."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -126,14 +134,14 @@ def wrap(text, font, width):
 
 
 def png(image, info=None):
-    """A PIL picture as the bytes of a PNG file, which may hold texts (Pillow's `PngInfo`)."""
+    """A PIL picture as the bytes of a PNG file, optionally with text fields (Pillow's `PngInfo`)."""
     file = io.BytesIO()
     image.save(file, format="PNG", pnginfo=info)
     return file.getvalue()
 
 
 def write(path, content):
-    """The bytes as a file, whole or not at all. Raises ValueError where it cannot be written."""
+    """Write the bytes to a file, completely or not at all. Raises ValueError if it cannot be written."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         unfinished.write_bytes(content)

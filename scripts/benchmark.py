@@ -1,21 +1,21 @@
-"""What an edit costs, side by side in one run: seconds and memory, each as a ratio to the run without an edit.
+"""What an edit costs, measured in one run: seconds and memory, each as a ratio to the run without an edit.
 
     python scripts/benchmark.py [--model weights/toy] [--steps 50] [--size PIXELS] [--repeat 5] [--only PART]
                                 [--device cpu|cuda] [--dtype float32]
 
-First one attention call of the size of Stable Diffusion's largest (2 rows, 8 heads, 64 × 64 pixels), then a whole edit
-of two prompts, then a picture inverted by each method, as a ratio to ddim, and the edit with that inversion. A folder
-of Stable Diffusion's size, with random weights, is made by scripts/verify_full_size.py --dir. Repetitions are
-interleaved, so that a busy machine slows all alike; medians are shown.
-Memory is what the call adds to a process of its own at its peak (read from /proc, so on Linux only; on a GPU it is what
-torch has allocated there).
+It measures one attention call as large as the largest in Stable Diffusion (2 rows, 8 heads, 64 × 64 pixels); then a
+whole edit of two prompts; then the inversion of a picture by each method, as a ratio to ddim, and the edit with that
+inversion. scripts/verify_full_size.py --dir makes a folder of Stable Diffusion's size, with random weights. Repetitions
+are interleaved, so that a busy machine slows all of them equally; the table shows medians.
+Memory is the peak that the call adds to a separate process (read from /proc, so only on Linux; on a GPU, what torch has
+allocated there).
 
---only beside needs diffusers, and runs only when asked for. It puts one denoising step beside others: one call of four
-rows (source, target, two unconditional) at Stable Diffusion 1.5's shapes, for pictures of 256 and of 512 pixels. The
-networks have the same random weights. "Every map written out" is diffusers' UNet with what the official code of
-Prompt-to-Prompt does in each attention, in the network's own dtype; that code also keeps the small maps for its blend,
-which is left out here. What should agree is compared, and the status is 1 where it does not in float32. On a CPU that
-has more than AVX2, our UNet then runs in bfloat16 beside float32.
+--only beside needs diffusers, and runs only on request. It compares one denoising step with other implementations: one
+call of four rows (source, target, two unconditional) with Stable Diffusion 1.5's shapes, for pictures of 256 and of 512
+pixels. All networks have the same random weights. "Every map written out" is diffusers' UNet with what the official
+code of Prompt-to-Prompt does in each attention layer, in the network's own dtype; that code also stores the small maps
+for its blend, which is left out here. Results that should agree are compared, and the exit status is 1 if they differ
+in float32. On a CPU that has more than AVX2, our UNet also runs in bfloat16.
 """
 import argparse
 import multiprocessing
@@ -236,10 +236,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="weights/toy")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--size", type=int, help="of the pictures, in pixels (the model's own)")
+    parser.add_argument("--size", type=int, help="of the pictures, in pixels (default: the model's own)")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--only", choices=("attention", "edits", "inversions", "beside"),
-                        help="one part (the first three)")
+                        help="only one part (default: the first three)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     args = parser.parse_args()

@@ -1,13 +1,13 @@
-"""Real pictures, inverted and edited by every method, and measured against what is known to be right.
+"""Pictures inverted and edited with every method, and measured against a known right answer.
 
     python scripts/benchmark_edits.py [--count 112] [--preset ours published] [--json FILE] [--sheet FILE.png]
     python scripts/benchmark_edits.py --pie FOLDER --model CHECKPOINT [--clip FOLDER]
     torchrun --nproc-per-node 4 scripts/benchmark_edits.py ...
-    python scripts/benchmark_edits.py --round-trip 10 20 50 100 200      how far DDIM inversion alone comes back
+    python scripts/benchmark_edits.py --round-trip 10 20 50 100 200      how exact DDIM inversion alone is
 
-The first edits scenes of the drawn world, whose right answer can be rendered; the toy world's judge says whether the
-edit is there and the rest still is. The second edits PIE-Bench and reports its columns. Every result is kept in --work:
-a run that was stopped goes on with the same command, and processes share what is left.
+The first command edits scenes of the drawn world, whose right answer can be rendered; the toy world's judge says
+whether the edit was made and the rest preserved. The second edits PIE-Bench and reports its columns. Every result is
+stored in --work: to resume a stopped run, give the same command again. Processes share the remaining work.
 """
 import io
 import sys
@@ -44,25 +44,29 @@ SMALL = 256                                    # pixels a side, at most, of the 
 def arguments():
     parser = Parser(prog="benchmark_edits", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--model", metavar="DIR", help="checkpoint in the diffusers layout (weights/toy)")
-    add("--count", type=int, metavar="N", help=f"edits ({drawn_scenes.COUNT} of the drawn world; all of PIE-Bench)")
+    add("--model", metavar="DIR", help="checkpoint in the diffusers layout (default: weights/toy)")
+    add("--count", type=int, metavar="N",
+        help=f"edits (default: {drawn_scenes.COUNT} of the drawn world, all of PIE-Bench)")
     add("--preset", nargs="+", choices=protocols.PRESETS, metavar="PRESET",
-        help="settings of the edits: ours, published or both (ours; for --pie published)")
+        help="settings of the edits: ours, published or both (default: ours; for --pie, published)")
     add("--methods", nargs="+", choices=METHODS, default=ORDER, metavar="METHOD",
-        help=f"of inversion: {', '.join(ORDER)} (all)")
+        help=f"inversion methods: {', '.join(ORDER)} (default: all)")
     add("--steps", type=int, metavar="N", help="DDIM steps, instead of the preset's")
-    add("--size", type=int, metavar="PIXELS", help="of the pictures' shorter side (the model's own)")
-    add("--work", type=Path, default=Path("build/edits"), metavar="DIR", help="where results are kept (%(default)s)")
+    add("--size", type=int, metavar="PIXELS", help="shorter side of the pictures (default: the model's own)")
+    add("--work", type=Path, default=Path("build/edits"), metavar="DIR",
+        help="where results are stored (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="where to write all numbers")
     add("--sheet", type=Path, metavar="FILE.png", help="where to write a contact sheet")
-    add("--judge", type=Path, metavar="FILE", default=judging.FILE, help="weights of the judge (weights/judge)")
-    add("--pie", type=Path, metavar="DIR", help="edit PIE-Bench, the folder with its mapping_file.json")
+    add("--judge", type=Path, metavar="FILE", default=judging.FILE,
+        help="weights of the judge (default: weights/judge)")
+    add("--pie", type=Path, metavar="DIR", help="edit PIE-Bench, from the folder with its mapping_file.json")
     add("--clip", type=Path, metavar="DIR", help="a CLIP model, for the CLIP similarity")
     add("--round-trip", type=int, nargs="+", metavar="STEPS",
-        help="only this: pictures inverted by ddim and generated again at guidance 1, for each number of steps")
-    add("--device", help="cpu, cuda, cuda:1, mps (the best there is; under torchrun one each)")
-    add("--dtype", help="float32, float16 or bfloat16 (as stored; float32 on the cpu)")
-    add("--backend", choices=("gloo", "nccl"), default="gloo", help="how processes talk (%(default)s)")
+        help="only this: invert pictures with ddim and generate them again at guidance 1, for each number of steps")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the best available; under torchrun, one per process)")
+    add("--dtype", help="float32, float16 or bfloat16 (default: as stored; float32 on the CPU)")
+    add("--backend", choices=("gloo", "nccl"), default="gloo",
+        help="communication between processes (default: %(default)s)")
     return parser
 
 
@@ -218,7 +222,7 @@ def run(args):
     kinds = list(dict.fromkeys(item.kind for item in items))
     model, judge, clip = load(args)
     if args.size is None and model.size is None:
-        raise ValueError("this model names no size of its own; give --size")
+        raise ValueError("this model has no size of its own; give --size")
     size = args.size or min(model.size)
     if args.round_trip:
         print(f"{len(items)} pictures, up and down again by DDIM at guidance 1\n"

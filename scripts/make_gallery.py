@@ -1,4 +1,4 @@
-"""The paper's examples on the toy model, ten seeds each, none picked: writes scripts/gallery/*.png.
+"""The paper's examples on the toy model, with ten seeds each, none cherry-picked: writes scripts/gallery/*.png.
 
     python scripts/make_gallery.py [--model weights/toy] [--out scripts/gallery]
 

@@ -1,9 +1,9 @@
-"""The lessons as notebooks: scripts/lessons/*.ipynb, made of the .py files beside them and run.
+"""The lessons as notebooks: scripts/lessons/*.ipynb, made from the .py files beside them, and executed.
 
     python scripts/make_notebooks.py [NUMBER ...]
 
-needs nbclient and ipykernel (pip install -e ".[lessons]"). A notebook runs in an empty folder, as a learner's would.
-One that raises, or is larger than 1 MiB, is not written.
+It needs nbclient and ipykernel (pip install -e ".[lessons]"). A notebook runs in an empty folder, as a learner's would.
+A notebook that raises an error, or is larger than 1 MiB, is not written.
 """
 import json
 import os
@@ -34,7 +34,7 @@ def notebook(cells):
     """A notebook of format 4.5, not run."""
     made = []
     for number, (kind, text) in enumerate(cells):
-        cell = dict(cell_type=kind, id=f"cell-{number}", metadata={}, source=text.splitlines(keepends=True))
+        cell = dict(cell_type=kind, id=f"cell-{number}", metadata={}, source=text)
         made.append(cell | (dict(execution_count=None, outputs=[]) if kind == "code" else {}))
     kernel = dict(display_name="Python 3", language="python", name="python3")
     return dict(cells=made, metadata=dict(kernelspec=kernel, language_info=dict(name="python")), nbformat=4,

@@ -1,22 +1,23 @@
-"""How good the toy model is, read by a judge that was trained on renders only (scripts/toy/judge.py).
+"""How good the toy model is, as read by a judge that was trained only on renders (scripts/toy/judge.py).
 
     python scripts/measure_toy.py [--count 200] [--guidance 5] [--cross 0.6] [--self 0.4]     everything
     python scripts/measure_toy.py --guidances 3 5 7      what is read right in pictures, by guidance
     python scripts/measure_toy.py --sweep                word swaps, by setting of the injection
-    python scripts/measure_toy.py --maps                 where the object's word looks, in inverted renders
-    further: [--sheet FILE.png] [--json FILE.json]
+    python scripts/measure_toy.py --maps                 where the object's word attends, in inverted renders
+    further options: [--sheet FILE.png] [--json FILE.json]
 
-Prompts are the captions of random scenes with all of it said; noise is fresh for each picture, and none is picked or
-left out. Read right: what the judge holds most likely is what the prompt says (no place or style said: none to be
-seen). A colour is read where the picture looks most like the object, whether or not another is read there; of two
-objects both must be read as there.
+Prompts are full captions of random scenes. Each picture has fresh noise, and none is picked or left out. Read right:
+the judge's most likely reading is what the prompt says (if it says no place or style, none is seen). A colour is read
+where the picture looks most like the object, even if another object is read there; of two objects, both must be read as
+present.
 
-Word swaps change the object or the colour of a scene without fur. Each is generated twice from one noise, with the
-source's maps and from the seed alone. Kept: of what the prompts do not say (the captions leave things out at random),
-the judge reads in it what it reads in the source picture. Overlap: of its box with the source's. Background: PSNR
-against the source picture outside the objects' boxes. A box goes round all cells of 4 × 4 pixels in which the judge
-sees an object, and one cell further; the background lies outside the boxes of source, edited picture and seed alone, so
-it is the same pixels for both. Where less than a tenth of the picture is left, the pair has no PSNR.
+Word swaps change the object or the colour of a scene without fur. Each is generated twice from the same noise: with the
+source's maps, and from the seed alone. Kept: in whatever the prompts do not say (the captions leave things out at
+random), the judge reads the same as in the source picture. Overlap: of the object's box with the source's. Background:
+PSNR against the source picture outside the objects' boxes. A box contains all cells of 4 × 4 pixels in which the judge
+sees an object, plus one cell on each side. The background is outside the boxes of the source, the edited picture and
+the picture from the seed alone, so it is the same pixels for both. If it is less than a tenth of the picture, the pair
+has no PSNR.
 """
 import argparse
 import json
@@ -322,15 +323,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", type=Path, default=judging.ROOT / "weights" / "toy")
     parser.add_argument("--judge", type=Path, default=judging.FILE)
-    parser.add_argument("--count", type=int, default=200, help="prompts of one object (%(default)s)")
+    parser.add_argument("--count", type=int, default=200, help="number of prompts with one object (%(default)s)")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=5.0)
-    parser.add_argument("--cross", type=float, default=0.6, help="steps of cross-attention injection (%(default)s)")
-    parser.add_argument("--self", dest="own", type=float, default=0.4, help="the same of self-attention (%(default)s)")
+    parser.add_argument("--cross", type=float, default=0.6, help="steps with cross-attention injection (%(default)s)")
+    parser.add_argument("--self", dest="own", type=float, default=0.4, help="the same for self-attention (%(default)s)")
     parser.add_argument("--guidances", type=float, nargs="+", help="only what is read right, for each of these")
     parser.add_argument("--sweep", action="store_true", help="only word swaps, for a grid of --cross and --self")
     parser.add_argument("--maps", action="store_true", help="only maps of inverted renders, half as many as --count")
-    parser.add_argument("--sheet", type=Path, help="the first 64 pictures of one object over their prompts")
+    parser.add_argument("--sheet", type=Path, help="write the first 64 pictures of one object above their prompts")
     parser.add_argument("--json", type=Path, help="where to write all numbers")
     options = parser.parse_args()
     try:

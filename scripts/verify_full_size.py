@@ -1,10 +1,10 @@
-"""p2p_min against diffusers, transformers and OpenCLIP at full size, with random weights; and what loading takes.
+"""p2p_min against diffusers, transformers and OpenCLIP at full size, with random weights; and the cost of loading.
 
     python scripts/verify_full_size.py [sd15|sd21|sdxl] [--dir DIR] [--latents HEIGHT WIDTH] [--narrow]
 
-Writes a folder and a single file, each of 4.3 GB (sd15), 5.2 GB (sd21) or 7.1 GB (sdxl, fp16), has one model in memory
-at a time (sdxl: 14 GB in fp32), and exits with 1 if anything fails. --narrow tries the same with thin layers, in a
-minute. Needs diffusers and, for the memory figures, Linux; open_clip_torch if it is there.
+Writes a folder and a single file, each of 4.3 GB (sd15), 5.2 GB (sd21) or 7.1 GB (sdxl, fp16), keeps one model in
+memory at a time (sdxl: 14 GB in fp32), and exits with status 1 if anything fails. --narrow does the same with narrow
+layers, in a minute. Needs diffusers and, for the memory figures, Linux; uses open_clip_torch if it is installed.
 """
 import argparse
 import importlib.util
@@ -419,9 +419,9 @@ def loads(folder, kind, height, width, is_narrow):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("kind", nargs="?", choices=MODELS, default="sd15")
-    parser.add_argument("--dir", type=Path, help="where the checkpoint goes, and stays (a temporary folder)")
+    parser.add_argument("--dir", type=Path, help="where to write and keep the checkpoint (default: a temporary folder)")
     parser.add_argument("--latents", type=int, nargs=2, default=(32, 32), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--narrow", action="store_true", help="thin layers, to try this script itself")
+    parser.add_argument("--narrow", action="store_true", help="narrow layers, to test this script itself")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.dir or Path(temporary)

@@ -18,10 +18,11 @@ os.execv(sys.argv[3], sys.argv[3:])"""
 
 
 class Page:
-    """One file in the browser. `events` are all messages that came unasked: requests, exceptions, the console's."""
+    """One file or address in the browser. `events` are all messages that came unasked: requests, exceptions, the
+    console's."""
 
     def __init__(self, path, folder, width=1000, height=900):
-        """path: of the file; folder: an empty one for the browser's own things."""
+        """path: of the file, or an address; folder: an empty one for the browser's own things."""
         ours, theirs = os.pipe(), os.pipe()                # what the browser reads, and what it writes
         self.browser = subprocess.Popen(
             [sys.executable, "-c", LAUNCH, str(ours[0]), str(theirs[1]), CHROMIUM, "--headless", "--no-sandbox",
@@ -36,7 +37,7 @@ class Page:
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         self.resize(width, height)
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         self.wait("document.body?.dataset.ready === 'yes'")
 
     def __enter__(self):

@@ -234,7 +234,7 @@ def test_case_and_spaces_change_no_alignment(tokenizer, align):
 @pytest.mark.parametrize("target", ["a red big car", "car", ""])
 def test_swap_names_the_counts_where_they_differ(tokenizer, target):
     """Trap 6: unequal word counts are told at once and in words, with what to use instead."""
-    with pytest.raises(ValueError, match=f"equally many words.* 2 .* {len(target.split())}.*refine"):
+    with pytest.raises(ValueError, match=f"the same number of words.* 2 .* {len(target.split())}.*refine"):
         replace(tokenizer, ["a car", target])
 
 

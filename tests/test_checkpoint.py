@@ -277,7 +277,7 @@ def test_weights_that_are_there_twice_are_refused(copy):
 
 
 @pytest.mark.parametrize("change, says", [
-    (lambda places: places.pop("conv_in.bias"), "does not say that its shards have conv_in.bias"),
+    (lambda places: places.pop("conv_in.bias"), "does not list what its shards have, conv_in.bias"),
     (lambda places: places.update(stranger=places["conv_in.bias"]), "not in their shards, stranger"),
     (lambda places: places.update({"conv_in.bias": next(x for x in places.values() if x != places["conv_in.bias"])}),
      "not in their shards, conv_in.bias"),
@@ -296,7 +296,7 @@ def test_shards_that_are_missing_or_overlap_are_named(copy):
     index = shard(copy / UNET)
     first, second = sorted(copy.glob("unet/*-of-*"))
     rewrite(first, lambda tensors: tensors | dict(list(load_file(second).items())[:1]))
-    refused(copy, str(index), "does not say", first.name)
+    refused(copy, str(index), "does not list", first.name)
     second.unlink()
     refused(copy, str(index), second.name, "missing", error=FileNotFoundError)
     index.unlink()

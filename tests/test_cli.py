@@ -344,7 +344,7 @@ BAD = {
     "size without an image": (["--size", "32"], "--image"),
     "mask that is not there": (["--mask", "nowhere.png"], "nowhere.png"),
     "mask of another size than the image": (["--image", "../photo.png", "--mask", "../black.png"], "60 × 40"),
-    "mask of another shape than the picture": (["--mask", "../mask.png"], "shape"),
+    "mask of another shape than the picture": (["--mask", "../mask.png"], "aspect ratio"),
     "mask without white": (["--mask", "../black.png"], "white"),
     "unknown option": (["--ddim-eta", "1"], "--ddim-eta"),
     "option without a value": (["--model"], "--model"),
@@ -362,8 +362,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, photo, case):
 
 
 @pytest.mark.parametrize("prompts, says", [
-    ([], "SOURCE"), ([SOURCE], "--maps or --page"), (["--blend", "big", SOURCE, TARGET], "prompts come first"),
-    ([SOURCE, "--blend", "big", TARGET], "prompts come first"),
+    ([], "SOURCE"), ([SOURCE], "--maps or --page"), (["--blend", "big", SOURCE, TARGET], "put the prompts first"),
+    ([SOURCE, "--blend", "big", TARGET], "put the prompts before the options"),
     ([SOURCE, "--maps", "m.png", "--mask", "m.png"], "TARGET"),
     ([SOURCE, "--maps", "m.png", "--self-steps", "0.4"], "no TARGET"),
     ([SOURCE, "--maps", "m.png", "--cross-steps", "big=0.4"], "no TARGET"),

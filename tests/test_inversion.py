@@ -550,13 +550,13 @@ def test_a_model_without_a_size_asks_for_one(model):
 
 
 @pytest.mark.parametrize("method, arguments, says", [
-    ("direct", dict(prompts=["a car", SOURCE]), f"the one of the inversion, '{SOURCE}', not 'a car'"),
+    ("direct", dict(prompts=["a car", SOURCE]), f"the inversion's, '{SOURCE}', not 'a car'"),
     ("direct", dict(steps=3), "has 2 steps; give steps=2, or invert with 3"), ("direct", dict(steps=1), "has 2 steps"),
     ("direct", dict(latents=torch.zeros(1, 4, 8, 8)), "latents or an inversion, not both"),
     ("null-text", dict(guidance=3), "made for guidance 7.5; .* invert again with 3"),
     ("null-text", dict(guidance=1), "made for guidance 7.5"),
-    ("null-text", dict(negative="snow"), "null-text brings its own .* leave the negative prompt empty"),
-    ("negative-prompt", dict(negative="snow"), "negative-prompt brings its own"),
+    ("null-text", dict(negative="snow"), "null-text has its own .* leave the negative prompt empty"),
+    ("negative-prompt", dict(negative="snow"), "negative-prompt has its own"),
     ("direct", dict(height=64), "height is 64, .* 32"), ("direct", dict(width=64), "width is 64, .* 32"),
     ("direct", dict(inversion="inv.safetensors"), "inversion must come from invert, or be a result, not str"),
     ("direct", dict(inversion=torch.zeros(3, 1, 4, 8, 8)),
@@ -646,7 +646,7 @@ def test_a_vae_that_overflows_is_told_before_the_walk_up(folder, calls, method, 
     half = p2p.load(folder, "cpu", dtype)
     half = dataclasses.replace(half, vae=spoilt(half.vae, "encoder.conv_in.weight", value))
     why = "torch.float16 is too narrow .* bfloat16 .*" if dtype == "float16" else ""
-    says = f"latents that the VAE makes of the picture are not finite numbers: {why}its weights are not finite"
+    says = f"the VAE's latents of the picture are not finite numbers: {why}its weights are not finite"
     assert_says(ValueError, says, invert, half, method)
     assert not calls
 
@@ -655,7 +655,7 @@ def test_a_unet_that_overflows_is_told_after_the_walk_up(folder, calls):
     """The steps of the walk and no more: null-text has nothing to optimise for."""
     half = p2p.load(folder, "cpu", "float16")
     half = dataclasses.replace(half, unet=spoilt(half.unet, "conv_out.weight", 6e4))
-    says = "on the way from the picture up to noise are not finite numbers: torch.float16 is too narrow .* bfloat16"
+    says = "the latents of the inversion are not finite numbers: torch.float16 is too narrow .* bfloat16"
     assert_says(ValueError, says, invert, half, "null-text", 2)
     assert len(calls) == 2
 
@@ -663,7 +663,7 @@ def test_a_unet_that_overflows_is_told_after_the_walk_up(folder, calls):
 def test_embeddings_that_are_not_finite_are_told_at_their_step(model, calls, monkeypatch):
     """Gradients that overflow end null-text in its first step."""
     monkeypatch.setattr(inversion, "GRADIENT_SCALE", float("inf"))
-    assert_says(ValueError, "embeddings that null-text finds are not finite numbers", invert, model, "null-text", 2)
+    assert_says(ValueError, "the null-text embeddings are not finite numbers", invert, model, "null-text", 2)
     assert len(calls) == 2 + 1 + inversion.INNER_STEPS
 
 

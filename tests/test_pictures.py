@@ -112,7 +112,7 @@ def test_floating_point_of_0_to_1_and_of_0_to_255_is_scaled(tmp_path, values, le
 def test_floating_point_of_other_ranges_is_refused(tmp_path, values):
     """What is white in it is not known: neither guessed nor black."""
     Image.fromarray(np.array([values], np.float32)).save(tmp_path / "it.tif")
-    assert_says(ValueError, "must hold numbers of 0 … 1 or of 0 … 255, not from", tmp_path / "it.tif")
+    assert_says(ValueError, "must hold numbers from 0 to 1 or from 0 to 255, not from", tmp_path / "it.tif")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

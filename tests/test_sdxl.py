@@ -177,7 +177,7 @@ def test_a_tokenizer_without_the_padding_is_refused(xl_folder, other, tmp_path):
     content = json.loads(file.read_text())
     content["model"]["vocab"]["?!?"] = content["model"]["vocab"].pop("!")
     file.write_text(json.dumps(content))
-    refused(xl_folder, str(file.parent), "has no '!', with which the text encoder is padded", tokenizer=file.parent)
+    refused(xl_folder, str(file.parent), "has no '!', which the text encoder uses as padding", tokenizer=file.parent)
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_half_precision(xl_folder, dtype):
 @pytest.mark.parametrize("change", [lambda c: c.states, lambda c: c._replace(pooled=None), lambda c: Context(c.states)])
 def test_the_unet_asks_for_a_context(xl, change):
     """Bare states, or a Context of Stable Diffusion 1.x, are not enough."""
-    with pytest.raises(ValueError, match="wants pooled text and sizes .*text.encode"):
+    with pytest.raises(ValueError, match="needs pooled text and sizes .*text.encode"):
         xl.unet(torch.zeros(1, 4, 8, 8), 500, change(told(xl, SOURCE)))
 
 
@@ -399,7 +399,7 @@ def test_a_value_that_is_not_implemented_or_does_not_fit_is_named(copy, part, va
 @pytest.mark.parametrize("gone, says", [
     (["text_encoder", "tokenizer"], "SDXL's refiner"), (["text_encoder"], "SDXL's refiner"),
     (["tokenizer_2"], "no folder tokenizer_2/"),
-    (["text_encoder_2"], "the text encoder gives 32 numbers per token, the UNet wants 80"),
+    (["text_encoder_2"], "the text encoder gives 32 numbers per token, the UNet needs 80"),
     (["text_encoder_2/model.safetensors"], "model.safetensors"), (["tokenizer_2/tokenizer.json"], "tokenizer_2")])
 def test_a_folder_that_is_not_whole_is_refused(copy, gone, says):
     """The refiner's has the second encoder only."""
@@ -456,7 +456,7 @@ def test_slimmed_unets_are_what_their_config_says(copy, slim):
     result = sample(model, PROMPTS[:2], lambda M, M_star, t: seen.append(t) or M_star, steps=2)
     assert len(seen) == 2 * len(names) and differ(result.latents[0], result.latents[1])
     if not in_the_middle:
-        with pytest.raises(ValueError, match="no attn2 lies under 'mid_block'"):
+        with pytest.raises(ValueError, match="no attn2 layer has the prefix 'mid_block'"):
             sample(model, PROMPTS[:2], {"mid_block": inject})
 
 

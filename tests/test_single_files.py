@@ -253,7 +253,7 @@ def test_gaps_in_the_numbers_of_a_slimmed_file_are_followed(tokenizer, words, tm
             for i, content in enumerate((dense, there)))
     same(a, b)
     moved = {name.replace("output_blocks.5.2.conv", "output_blocks.6.2.conv"): tensor for name, tensor in there.items()}
-    refused(write(tmp_path / "moved.safetensors", moved), "on its way up", tokenizer=words)
+    refused(write(tmp_path / "moved.safetensors", moved), "whose up blocks have", tokenizer=words)
 
 
 def test_diffusers_names_left_in_a_slimmed_file_are_refused(tensors, words, tmp_path):
@@ -356,7 +356,7 @@ def test_a_vae_is_taken_in_place_of_the_files_own(files, folder, words, tensors,
                  "--vae", str(folder / "vae")]) == 0
     assert f"; with the VAE of {folder / 'vae'}) on cpu" in capsys.readouterr().out
     assert torch.equal(p2p.load(files("sd1"), "cpu", tokenizer=words, vae=folder / "vae").vae.quant_conv.weight, theirs)
-    for whole, says in ((folder, "--vae takes its folder"), (files("sd1"), "--vae takes a VAE alone")):
+    for whole, says in ((folder, "give its folder"), (files("sd1"), "--vae takes a file with only a VAE")):
         refused(files("sd1"), str(whole), "is a whole checkpoint", says, tokenizer=words, vae=whole)
     spoilt = write(tmp_path / "spoilt.safetensors", alone | {"encoder.stranger": torch.zeros(1)})
     refused(files("sd1"), str(spoilt), "does not know", "encoder.stranger", tokenizer=words, vae=spoilt)
@@ -391,7 +391,7 @@ def test_averages_schedules_and_what_training_left_are_skipped(tensors, words, l
     rests = {name: torch.full((2,), float("nan")) if i % 2 else torch.arange(2) for i, name in enumerate(RESTS)}
     full = p2p.load(write(tmp_path / "full.safetensors", tensors("sd1") | rests), "cpu", tokenizer=words)
     same(full, loaded("sd1"))
-    assert "averaged weights (model_ema.) are left aside" in full.about and "model_ema" not in loaded("sd1").about
+    assert "averaged weights (model_ema.) are ignored" in full.about and "model_ema" not in loaded("sd1").about
 
 
 @pytest.mark.parametrize("name", [
@@ -443,20 +443,20 @@ def test_sdxl_without_its_sizes_and_the_wrong_shapes_are_named(tensors, words, t
 # ---- what is no Stable Diffusion that p2p_min runs -----------------------------------------------------------------
 
 REFUSED = {
-    "LoRA": (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"], "LoRAs are out of p2p_min's scope"),
-    "diffusers' LoRA": (["unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"], "LoRAs are out of p2p_min's scope"),
+    "LoRA": (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"], "p2p_min does not support LoRAs"),
+    "diffusers' LoRA": (["unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"], "p2p_min does not support LoRAs"),
     "LCM": ([UNET + "input_blocks.0.0.weight", UNET + "time_embed.cond_proj.weight"], "is an LCM"),
     "LCM, half converted": ([UNET + "input_blocks.0.0.weight", UNET + "time_embedding.cond_proj.weight"], "is an LCM"),
     "unCLIP": ([UNET + "input_blocks.0.0.weight", "noise_augmentor.time_embed.0.weight"], "is an unCLIP model"),
     "refiner": (["conditioner.embedders.0.model.ln_final.weight", UNET + "label_emb.0.0.weight",
                  UNET + "input_blocks.0.0.weight"], "refiner, which p2p_min does not run"),
     "a folder's UNet": (["down_blocks.0.resnets.0.norm1.weight", "conv_in.weight"],
-                        "one part of a model alone; give the diffusers folder"),
-    "a VAE": (["encoder.conv_in.weight", "decoder.conv_in.weight"], "one part of a model alone"),
-    "a text encoder": (["text_model.final_layer_norm.weight"], "one part of a model alone"),
+                        "only one part of a model; give the diffusers folder"),
+    "a VAE": (["encoder.conv_in.weight", "decoder.conv_in.weight"], "only one part of a model"),
+    "a text encoder": (["text_model.final_layer_norm.weight"], "only one part of a model"),
     "a UNet alone": ([UNET + "input_blocks.0.0.weight"], "no text encoder that p2p_min knows"),
-    "SD 3": (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "no Stable Diffusion 1.x, 2.x or XL"),
-    "something": (["emb_params"], "its first tensors are emb_params"), "nothing": ([], "no Stable Diffusion")}
+    "SD 3": (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "not a Stable Diffusion 1.x, 2.x or XL"),
+    "something": (["emb_params"], "its first tensors are emb_params"), "nothing": ([], "not a Stable Diffusion")}
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -486,7 +486,7 @@ def test_what_a_lora_left_in_a_checkpoint_is_named(tensors, words, tmp_path):
     """It is not a LoRA; its keys are said, and not applied."""
     left = [UNET + "out.2.lora_A.weight", "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"]
     file = write(tmp_path / "file.safetensors", tensors("sd1") | {name: torch.zeros(2) for name in left})
-    refused(file, "tensors of a LoRA beside its own", *left, tokenizer=words)
+    refused(file, "tensors of a LoRA besides its own", *left, tokenizer=words)
 
 
 def test_quantised_files_are_refused(tensors, words, tmp_path):

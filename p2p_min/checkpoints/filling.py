@@ -16,7 +16,7 @@ PARTS = dict(unet=UNet, vae=VAE, text_encoder=text_encoder, text_encoder_2=parti
 
 
 def open_file(file):
-    """A safetensors file, its tensors still on the disk. Raises ValueError for what is none, or pickled."""
+    """An open safetensors file; its tensors stay on disk. Raises ValueError for any other file, such as a pickle."""
     refuse_pickle(file)
     try:
         return safe_open(file, framework="pt")
@@ -26,21 +26,21 @@ def open_file(file):
 
 def refuse_pickle(file):
     if file.is_file() and file.suffix in PICKLED:
-        raise ValueError(f"{file} is a pickled checkpoint: reading it can run any code that its maker put in, so "
+        raise ValueError(f"{file} is a pickled checkpoint: loading it can run any code that is hidden in it, so "
                          "p2p_min does not. Convert it to safetensors, or get the safetensors version")
 
 
 def instead(file):
-    """What came in place of a file that was meant, where that can be told from how it begins."""
+    """What a file is instead of the expected one, if its first bytes tell; otherwise None."""
     try:
         with open(file, "rb") as opened:
             start = opened.read(100)
     except OSError:
         return None
     if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, which only stands for the file: run git lfs pull where it was cloned"
+        return "a Git LFS pointer, not the file itself: run git lfs pull in the clone"
     if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml|!--)", start, re.IGNORECASE):
-        return "a web page, not what was meant: download the file itself"
+        return "a web page, not the file: download the file itself"
     return None
 
 
@@ -59,7 +59,7 @@ class Shards:
 
 @contextmanager
 def open_weights(file):
-    """A safetensors file, or all the shards of an index as one. Raises ValueError where index and shards disagree."""
+    """A safetensors file, or all the shards of an index as one. Raises ValueError if index and shards disagree."""
     with ExitStack() as stack:
         if file.suffix != ".json":
             yield stack.enter_context(open_file(file))
@@ -71,18 +71,18 @@ def open_weights(file):
             opened[shard] = stack.enter_context(open_file(file.parent / shard))
         said, there = set(index.items()), {(name, shard) for shard in opened for name in opened[shard].keys()}
         for problem, pairs in (("names tensors that are not in their shards,", said - there),
-                               ("does not say that its shards have", there - said)):
+                               ("does not list what its shards have,", there - said)):
             if pairs:
                 raise ValueError(f"{file} {problem} {some(f'{name} ({shard})' for name, shard in pairs)}")
         yield Shards({name: opened[shard] for name, shard in index.items()})
 
 
 def read_index(file):
-    """{tensor: shard}, the map that an index of shards holds: each a safetensors file beside it."""
+    """{tensor: shard}, as an index of shards says; each shard is a safetensors file beside it."""
     index = read_json(file).get("weight_map")
     is_name = lambda shard: isinstance(shard, str) and re.fullmatch(r"\w[\w.-]{0,200}\.safetensors", shard)
     if not isinstance(index, dict) or not index or not all(map(is_name, index.values())):
-        raise ValueError(f"{file} is no index of shards: its weight_map must give each tensor the name of a "
+        raise ValueError(f"{file} is not an index of shards: its weight_map must give each tensor the name of a "
                          "safetensors file beside it")
     return index
 
@@ -93,7 +93,7 @@ def read_json(file):
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} is missing") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is {instead(file) or f'no readable JSON: {error}'}") from None
+        raise ValueError(f"{file} is {instead(file) or f'not readable JSON: {error}'}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{file} does not hold a JSON object")
     return config
@@ -113,17 +113,17 @@ def part_dtype(name, config, dtype):
 
 
 def describe(build, config, file):
-    """The module that `build(config)` describes, on the meta device, so without memory."""
+    """The module that `build(config)` makes, on the meta device, so that it takes no memory."""
     try:
         with torch.device("meta"):
             return build(config)
-    except Exception as error:                             # whatever a senseless value leads to
+    except Exception as error:                             # whatever an invalid value leads to
         raise in_one_line(f"{file}:", error) from error
 
 
 def fill(module, stored, sources, file, device, dtype):
-    """The module with the parameters of an open file: the mapped file itself where dtype and device agree with it, else
-    one converted copy each. Strict: nothing may lack, nothing be left over, no shape differ.
+    """The module with the parameters of an open file: memory-mapped from the file if dtype and device match, otherwise
+    one converted copy each. Strict: no parameter may be missing, left over or of another shape.
     """
     own, there = module.state_dict(), set(stored.keys())
     tensors, wrong = {}, []
@@ -133,11 +133,11 @@ def fill(module, stored, sources, file, device, dtype):
         try:
             tensor = stored.get_tensor(stored_name)
             tensor = tensor if take is None else take(tensor)
-        except Exception as error:                         # a type that torch does not have, a shape that has no thirds
+        except Exception as error:                         # a type that torch does not have, a shape without thirds
             raise in_one_line(f"{file}: {some([stored_name])} cannot be read:", error) from error
         if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise ValueError(f"{file}: {some([stored_name])} is stored as {tensor.dtype}; p2p_min reads floating "
-                             "point of 16 bits or more only")
+            raise ValueError(f"{file}: {some([stored_name])} is stored as {tensor.dtype}; p2p_min only reads "
+                             "floating point of 16 bits or more")
         target = own.get(name)
         if target is not None and target.shape != tensor.shape:
             wrong.append(f"{stored_name} is {tuple(tensor.shape)}, not {tuple(target.shape)}")
@@ -149,13 +149,13 @@ def fill(module, stored, sources, file, device, dtype):
         if names:
             raise ValueError(f"{file} {problem} {some(names)}")
     module.load_state_dict(tensors, assign=True)
-    for owner in module.modules():                         # CLIP's position numbers are no weights, and stored nowhere
+    for owner in module.modules():                         # CLIP's position ids are not weights, and are not stored
         if getattr(getattr(owner, "position_ids", None), "is_meta", False):
             owner.position_ids = torch.arange(owner.position_ids.shape[-1], device=device)[None]
     return module.eval().requires_grad_(False)
 
 
 def in_one_line(what, error):
-    """A ValueError about `what`: ours as it is, a library's by its last line."""
+    """A ValueError about `what`, with the last line of the error's message."""
     text = str(error).strip() or repr(error)
     return ValueError(f"{what} {text.splitlines()[-1].strip()}")

@@ -1,4 +1,4 @@
-"""A folder in the diffusers layout: a config and a safetensors file, or several, for each part."""
+"""A folder in the diffusers layout: a config and one or more safetensors files for each part."""
 import re
 
 from ..ddim import Schedule
@@ -20,7 +20,7 @@ RENAME = dict(unet=str, vae=names.vae, text_encoder=names.text, text_encoder_2=n
 
 
 def load_folder(folder, device, dtype, prediction, spacing, tokenizer, own_vae):
-    """The parts of a `Model`, by name; without `own_vae` its VAE is left aside."""
+    """The parts of a `Model`, by name; without `own_vae` its VAE is skipped."""
     check_folder(folder, own_vae)
     parts, about, is_xl = {}, [], (folder / "text_encoder_2").is_dir()
     configs = {name: read_json(folder / name / "config.json") for name in PARTS
@@ -46,13 +46,12 @@ def check_folder(folder, own_vae):
     for name in ("unet", *["vae"] * own_vae, "text_encoder", "tokenizer", "scheduler", *second):
         if not (folder / name).is_dir():
             there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-            why = "it is not a diffusers checkpoint" if name != "vae" else "a VAE from elsewhere is named with --vae"
+            why = "it is not a diffusers checkpoint" if name != "vae" else "use --vae for a VAE from elsewhere"
             raise FileNotFoundError(f"{folder} has no folder {name}/ ({why}); it holds {there}")
 
 
 def load_part(name, folder, device, dtype, is_xl=False, config=None):
-    """(the module, what is to be said about it: a list of sentences). config: the folder's own, if it was read before.
-    """
+    """(the module, notes about it for the user: a list). config: the folder's own, if it was read before."""
     config, file = config or read_json(folder / "config.json"), weights_file(name, folder, dtype)
     config = of_its_age(name, config, is_xl)
     refuse_kind(name, config, folder)
@@ -67,17 +66,17 @@ def load_part(name, folder, device, dtype, is_xl=False, config=None):
 
 
 def of_its_age(part, config, is_xl):
-    """A part's config as diffusers would write it today: what it did not say, or said otherwise, when it was saved."""
+    """A part's config as diffusers would write it today: older versions left things out, or wrote them differently."""
     version = [int(number) for number in re.findall(r"\d{1,9}", str(config.get("_diffusers_version")))[:2]]
     if part == "unet" and config.get("sample_size") == 32 and [] < version < [0, 9]:
         return dict(config, sample_size=64)
-    if part == "vae" and is_xl and config.get("force_upcast") is None:         # the key came in July 2023
+    if part == "vae" and is_xl and config.get("force_upcast") is None:         # the key was new in July 2023
         return dict(config, force_upcast=True)
     return config
 
 
 def refuse_kind(part, config, folder):
-    """Raises ValueError for a UNet of a kind that is known, and not run here."""
+    """Raises ValueError for a UNet of a known kind that p2p_min does not run."""
     for key, is_it, kind in (("time_cond_proj_dim", config.get("time_cond_proj_dim") is not None, names.LCM),
                              ("class_embed_type", config.get("class_embed_type") == "projection", names.UNCLIP)):
         if part == "unet" and is_it:
@@ -95,15 +94,15 @@ def weights_file(part, folder, dtype):
         for file in sorted(folder.iterdir()):
             refuse_pickle(file)
             if re.search(r"-\d{5}-of-\d{5}\.", file.name):
-                raise FileNotFoundError(f"{folder} has shards, as {file.name}, but no index of them, "
-                                        f"{names.STEMS[part]}.safetensors.index.json")
-        raise FileNotFoundError(f"{folder} has no {names.STEMS[part]}.safetensors, nor one of half precision or in "
+                raise FileNotFoundError(f"{folder} has shards, such as {file.name}, but no index "
+                                        f"of them, {names.STEMS[part]}.safetensors.index.json")
+        raise FileNotFoundError(f"{folder} has no {names.STEMS[part]}.safetensors, nor one in half precision or in "
                                 "shards")
     return folder / found
 
 
 def layers_behind(module, there):
-    """{name: layer} of the text layers in a file that lie behind the last one which the config names (CLIP skip)."""
+    """{name: layer} of the text layers in a file that come after the last one in the config (CLIP skip)."""
     own = {name.removeprefix(names.TEXT_PREFIX) for name in module.state_dict()}
     found = {name: re.fullmatch(r"encoder\.layers\.(\d{1,3})\.(.+)", name.removeprefix(names.TEXT_PREFIX))
              for name in there}
@@ -112,13 +111,13 @@ def layers_behind(module, there):
 
 
 def folder_sources(module, stored_names, rename, file):
-    """{parameter: (name in the file, None)}; what the module does not have keeps its name, for `fill` to refuse."""
-    own = {name.removeprefix(names.TEXT_PREFIX): name for name in module.state_dict()}     # that prefix comes and goes
+    """{parameter: (name in the file, None)}; names not in the module are kept, and `fill` refuses them."""
+    own = {name.removeprefix(names.TEXT_PREFIX): name for name in module.state_dict()}     # not all files have it
     sources = {}
     for name in stored_names:
         new = own.get(rename(name), rename(name))
         if new in sources:
-            raise ValueError(f"{file} has {names.some([name, sources[new][0]])}, which are one parameter")
+            raise ValueError(f"{file} has {names.some([name, sources[new][0]])}, which are the same parameter")
         if new is not None:
             sources[new] = name, None
     return sources

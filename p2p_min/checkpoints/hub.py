@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder, a file, or a model on the hub, in its local cache or to be fetched."""
+"""Where a checkpoint is: a folder, a file, or a model on the hub, in the local cache or to be downloaded."""
 import re
 from pathlib import Path
 
@@ -7,18 +7,18 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_lo
 from . import names
 from .filling import read_index
 
-TOY = "weights/toy"                            # in an installed package, and beside it in a clone
+TOY = "weights/toy"                            # inside an installed package, or beside it in a clone
 FOLDERS = (*names.STEMS, "tokenizer", "tokenizer_2", "scheduler")
 
 
 def find(path, dtype, own_vae):
-    """The folder or file that `path` means; a model on the hub is fetched, without its VAE unless `own_vae`."""
+    """The folder or file that `path` means; a model on the hub is downloaded, without its VAE unless `own_vae`."""
     found = Path(path)
-    if found.as_posix() == TOY and not found.exists():     # the default, from any folder; never a name on the hub
+    if found.as_posix() == TOY and not found.exists():     # the default: works in any folder, never a hub name
         package = Path(__file__).resolve().parents[1]
         found = next((root / TOY for root in (package, package.parent) if (root / TOY).is_dir()), None)
         if found is None:
-            raise FileNotFoundError(f"{TOY}, the small model, is not beside p2p_min; install p2p_min again")
+            raise FileNotFoundError(f"{TOY}, the small model, is not beside p2p_min; reinstall p2p_min")
     if not found.exists():
         is_file = found.suffix in (".safetensors", *names.PICKLED)
         if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", str(path)) and not is_file:
@@ -33,11 +33,11 @@ def fetch(name, dtype, own_vae):
     revision = revision or None
     try:
         there = [file.rfilename for file in HfApi().model_info(repository, revision=revision, timeout=10).siblings]
-    except Exception as error:                             # no network, or the hub says no: is it in the cache?
+    except Exception as error:                             # no network, or refused by the hub: is it in the cache?
         cached = try_to_load_from_cache(repository, "model_index.json", revision=revision)
         if isinstance(cached, str):
             return Path(cached).parent
-        raise FileNotFoundError(f"there is no folder or file {name}, and the hub gives no such model: "
+        raise FileNotFoundError(f"there is no folder or file {name}, and no such model on the hub: "
                                 f"{in_short(error)}") from None
     try:
         weights = {part: names.weights(part, [file[len(part) + 1:] for file in there if file.startswith(f"{part}/")],
@@ -46,7 +46,7 @@ def fetch(name, dtype, own_vae):
         raise ValueError(f"{name} on the hub {error}") from None
     missing = [part for part, file in weights.items() if file is None and part != "text_encoder_2"]
     if missing:
-        raise FileNotFoundError(f"{name} on the hub is no diffusers folder with safetensors: it has none for "
+        raise FileNotFoundError(f"{name} on the hub is not a diffusers folder with safetensors: it has none for "
                                 + ", ".join(sorted(missing)))
     wanted = [f"{part}/{file}" for part, file in weights.items() if file is not None]
     wanted += [file for file in there if file == "model_index.json" or (
@@ -59,7 +59,7 @@ def fetch(name, dtype, own_vae):
             raise ValueError(f"its index names shards that are not there, {names.some(lacking)}")
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except Exception as error:
-        raise FileNotFoundError(f"{name} could not be fetched from the hub: {in_short(error)}") from None
+        raise FileNotFoundError(f"{name} could not be downloaded from the hub: {in_short(error)}") from None
 
 
 def in_short(error):

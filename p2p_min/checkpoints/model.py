@@ -1,4 +1,4 @@
-"""A checkpoint as a `Model`: its tokenizer, networks and schedule, from wherever it is."""
+"""A checkpoint as a `Model`: its tokenizer, networks and schedule, wherever it is stored."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,9 @@ class Model:
     vae: VAE
     schedule: Schedule
     path: str
-    text_encoder_2: nn.Module | None = None                # SDXL's, which reads the same tokens, padded otherwise
+    text_encoder_2: nn.Module | None = None                # SDXL's, which reads the same tokens, padded differently
     zeros_for_empty: bool = True                           # SDXL: an empty negative prompt is zeros
-    about: str = ""                                        # what it was taken for, and why; what of it is left aside
+    about: str = ""                                        # what it was recognised as, and why; what is ignored
 
     def __repr__(self):
         return f"Model({self.path!r} on {self.device}, {str(self.dtype).removeprefix('torch.')})"
@@ -43,7 +43,7 @@ class Model:
 
     @property
     def size(self):
-        """(height, width) of its own pictures, in pixels; None where its config names none."""
+        """(height, width) of its own pictures, in pixels; None if its config has no size."""
         side = self.unet.config["sample_size"]
         if side is None:
             return None
@@ -54,16 +54,16 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     """A Stable Diffusion 1.x, 2.x or XL checkpoint.
 
     path        a folder in the diffusers layout; a .safetensors file in the original layout; or a model on the hub,
-                "owner/name" or "owner/name@revision", from the local cache or fetched
+                "owner/name" or "owner/name@revision", from the local cache or downloaded
     device      "cpu", "cuda", "cuda:1", "mps" or a torch.device; None: cuda if there is one, else mps, else cpu
     dtype       torch.float32, float16 or bfloat16, or its name; None: as the UNet is stored, but float32 on the CPU
     prediction  "epsilon" or "v_prediction", what the UNet was trained to predict; None: as the folder or the file says
-    spacing     "leading", "trailing" or "linspace", how the timesteps lie; few-step models (turbo, lightning) want
-                "trailing"; None: as the folder says, and in a file leading, but trailing in SD Turbo's layout
+    spacing     of the timesteps: "leading", "trailing" or "linspace"; few-step models (turbo, lightning) need
+                "trailing"; None: as the folder says; for a file "leading", but "trailing" in SD Turbo's layout
     tokenizer   a folder with the tokenizer; None: the one in the folder, beside the file, or in the local hub cache
-    vae         a diffusers folder vae/, or a file of a VAE alone, to take in place of the checkpoint's own
+    vae         a diffusers vae/ folder, or a file with only a VAE, to use instead of the checkpoint's own
     returns     a `Model`: tokenizer, text_encoder, unet, vae, schedule; all in eval mode, no gradients
-    Raises FileNotFoundError or ValueError, in one line, for whatever is missing, unreadable or does not fit.
+    Raises FileNotFoundError or ValueError, with a one-line message, for anything missing, unreadable or mismatched.
     """
     device, dtype = choose_device(device), choose_dtype(dtype)
     if prediction not in (None, *PREDICTIONS):
@@ -76,7 +76,7 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     about = [parts["about"]]
     if vae is not None:
         parts["vae"] = load_vae(Path(vae), path, parts, device)
-    if not path.is_dir():                                  # the size goes by the kind, so is too large for XL Turbo
+    if not path.is_dir():                                  # the size depends on the kind only: too large for XL Turbo
         side = parts["unet"].config["sample_size"] * parts["vae"].factor
         about.append(f"{side} × {side} pixels, see --height and --width")
     if vae is not None:
@@ -88,20 +88,20 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
 
 
 def check_parts(model):
-    """Raises ValueError where the parts do not fit each other."""
+    """Raises ValueError if the parts do not fit each other."""
     encoders = [encoder for encoder in (model.text_encoder, model.text_encoder_2) if encoder is not None]
     width, wanted = sum(encoder.config.hidden_size for encoder in encoders), model.unet.config["cross_attention_dim"]
     if width != wanted:
         raise ValueError(f"{model.path}: the text encoder{'s give' if len(encoders) > 1 else ' gives'} {width} numbers "
-                         f"per token, the UNet wants {wanted}")
+                         f"per token, the UNet needs {wanted}")
     if (model.unet.add_embedding is None) != (model.text_encoder_2 is None):
-        raise ValueError(f"{model.path}: an SDXL UNet and a second text encoder go together; here is one without the "
+        raise ValueError(f"{model.path}: an SDXL UNet and a second text encoder go together; this has one without the "
                          "other")
     if model.text_encoder_2 is not None:
         c, pooled = model.unet.config, model.text_encoder_2.config.projection_dim
         if pooled + 6 * c["addition_time_embed_dim"] != c["projection_class_embeddings_input_dim"]:
-            raise ValueError(f"{model.path}: pooled text of {pooled} and 6 sizes of {c['addition_time_embed_dim']} are "
-                             "not projection_class_embeddings_input_dim = "
+            raise ValueError(f"{model.path}: pooled text of {pooled} and 6 sizes of {c['addition_time_embed_dim']} do "
+                             "not add up to projection_class_embeddings_input_dim = "
                              f"{c['projection_class_embeddings_input_dim']}")
     if model.vae.config["latent_channels"] != (inputs := model.unet.config["in_channels"]):
         raise ValueError(f"{model.path}: the VAE has {model.vae.config['latent_channels']} latent channels, the UNet "
@@ -115,7 +115,7 @@ def choose_device(device):
     try:
         device = torch.device(device)
     except (RuntimeError, TypeError):
-        raise ValueError(f"there is no device {device!r}; it must be like cpu, cuda, cuda:1 or mps") from None
+        raise ValueError(f"there is no device {device!r}; use cpu, cuda, cuda:1 or mps") from None
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:

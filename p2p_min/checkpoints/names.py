@@ -1,4 +1,4 @@
-"""The names that real checkpoints have where they are not those of today."""
+"""The names in real checkpoints that differ from today's."""
 import re
 from functools import partial
 
@@ -6,7 +6,7 @@ import torch
 
 # ---- folders in the diffusers layout -------------------------------------------------------------------------------
 
-# Files of a part begin with this: one, or (above 10 GB, in diffusers) several, of which an index tells.
+# A part's files begin with this: one file, or (above 10 GB, in diffusers) several, with an index.
 NETWORK, ENCODER = "diffusion_pytorch_model", "model"
 STEMS = dict(unet=NETWORK, vae=NETWORK, text_encoder=ENCODER, text_encoder_2=ENCODER)
 PLAIN, HALF = (".safetensors", ".safetensors.index.json"), (".fp16.safetensors", ".safetensors.index.fp16.json")
@@ -21,39 +21,39 @@ TEXT_PREFIX = "text_model."
 
 
 def weights(part, there, dtype):
-    """Of the files of a part that are `there`, its weights (or the index of its shards) as `dtype` wants them, which
-    may be stored in half precision beside the plain one or instead of it. None: there are no weights.
+    """The file with a part's weights (or the index of its shards), of those that are `there`: the one that fits
+    `dtype`, as there may be one in half precision beside the plain one or instead of it. None: there are no weights.
 
-    Raises ValueError, beginning with a verb, where they are there twice, which may differ.
+    Raises ValueError, its message beginning with a verb, if they are there twice, since the two may differ.
     """
     plain, half = ([STEMS[part] + end for end in ends if STEMS[part] + end in there] for ends in (PLAIN, HALF))
     found = (half or plain) if dtype in (torch.float16, torch.bfloat16) else (plain or half)
     if len(found) > 1:
-        raise ValueError(f"has the weights of {part} twice, as {' and '.join(found)}: take one of them away")
+        raise ValueError(f"has the weights of {part} twice, as {' and '.join(found)}: remove one of them")
     return found[0] if found else None
 
 
 def vae(name):
-    """A VAE parameter's name as it is today, from one of any age."""
+    """Today's name of a VAE parameter, from a name of any age."""
     for old, new in VAE_ATTENTION:
         name = name.replace(f"attentions.0.{old}.", f"attentions.0.{new}.")
     return name
 
 
 def text(name):
-    """A text encoder parameter's name without the prefix that some versions of transformers write; None: no weight."""
+    """A text encoder parameter's name without the prefix of some versions of transformers; None: not a weight."""
     name = name.removeprefix(TEXT_PREFIX)
     return None if name in TEXT_IGNORED else name
 
 
-# ---- what is known and not run -------------------------------------------------------------------------------------
+# ---- known kinds that p2p_min does not run -------------------------------------------------------------------------
 
 LCM, UNCLIP = "an LCM", "an unCLIP model"
 INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct-pix2pix model", 9: "an inpainting model"}  # by channels
 
 # ---- single files in the original layout ---------------------------------------------------------------------------
 
-# Where the names of each part begin. Of several layouts of a kind, the first that fits.
+# How the names of each part begin. If a kind has several layouts, the first that fits is used.
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
 SD_TURBO = "conditioner.embedders.0.model."
 LAYOUTS = (
@@ -64,7 +64,7 @@ LAYOUTS = (
     ("SD 1.x", dict(text_encoder="cond_stage_model.transformer.text_model.")),
     ("SD 1.x", dict(text_encoder="cond_stage_model.transformer.")),                    # some old merges
 )
-# What else such a file may hold, none of it needed: averages, schedules, what training left behind.
+# What else such a file may hold, though none of it is needed: averages, schedules, leftovers of training.
 SINGLE_IGNORED = re.compile(
     r"(first_stage_model\.)?(model_ema|loss)\..*|v_pred|ztsnr|"
     r"betas|((sqrt|log)_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|posterior_(variance|log_variance_clipped|"
@@ -100,7 +100,7 @@ def is_openclip(prefix):
 
 
 def original(part, name, found, there):
-    """(a parameter's name in a single file, what makes the parameter of that tensor, or None).
+    """(a parameter's name in a single file, the function that converts that tensor to the parameter, or None).
 
     found  what the file holds (recognise.py)
     there  the names in the file
@@ -125,13 +125,13 @@ def original_unet(name, places):
 
 
 def original_vae(name, blocks):
-    """All that a VAE parameter may be called: as in the original; with today's attention in it, as diffusers' own
-    conversion left it for half of 2023; as today; as in the first folders.
+    """All names that a VAE parameter may have: the original's; the same with today's attention, as diffusers' own
+    conversion wrote it for half of 2023; today's; that of the first diffusers folders.
     """
     old = name
     for new, original_name in VAE:
         old = old.replace(new, original_name)
-    old = re.sub(r"up_blocks\.(\d+)\.", lambda m: f"up.{blocks - 1 - int(m[1])}.", old)    # from the largest picture
+    old = re.sub(r"up_blocks\.(\d+)\.", lambda m: f"up.{blocks - 1 - int(m[1])}.", old)    # 0 has the largest maps
     old = old.replace("down_blocks.", "down.").replace(".resnets.", ".block.")
     mixed, first = re.sub(r"\.(q|k|v)\.", r".to_\1.", old).replace(".attn_1.proj_out.", ".attn_1.to_out.0."), name
     for before, today in VAE_ATTENTION:
@@ -160,8 +160,8 @@ def pointwise(tensor):
 
 
 def is_ignored(name, found):
-    """Whether a tensor of a single file is nothing that a picture needs."""
-    if found.kind == "SD 2.x" and (match := RESBLOCK.fullmatch(name)):     # those behind the layer that is read
+    """Whether a tensor of a single file is not needed to generate pictures."""
+    if found.kind == "SD 2.x" and (match := RESBLOCK.fullmatch(name)):     # those after the last layer in use
         return int(match[1]) >= found.configs["text_encoder"]["num_hidden_layers"]
     return SINGLE_IGNORED.fullmatch(name) is not None
 

@@ -1,4 +1,4 @@
-"""Which Stable Diffusion a single file holds: told by its tensors' names and shapes, as configs like a folder's."""
+"""Which Stable Diffusion a single file holds: read from its tensors' names and shapes, as configs like a folder's."""
 import re
 from typing import NamedTuple
 
@@ -9,26 +9,26 @@ from .names import VAE_PREFIX as VAE
 SCHEDULER = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
 PREDICTIONS = ("epsilon", "v_prediction")
-PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")       # of a file's metadata …
+PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")       # in a file's metadata
 SPELLINGS = dict(epsilon="epsilon", eps="epsilon", v="v_prediction", v_prediction="v_prediction", v_pred="v_prediction")
 ZERO_SNR = re.compile(r"z(ero)?[-_ ]?(t(erminal)?[-_ ]?)?snr|zero[-_ ]?terminal", re.IGNORECASE)
-V_SPREAD = 0.09            # of one norm's bias: v-prediction models of 2.x lie above it, the others below (ComfyUI)
-V_BLOCK = 11               # where that norm is in the whole UNet of 2.x
-SD2_LAYERS = 23            # of OpenCLIP's 24: SD 2.x reads the last but one, through the final norm
+V_SPREAD = 0.09            # of one norm's bias: v-prediction models of 2.x are above it, others below (ComfyUI)
+V_BLOCK = 11               # where that norm is in the full UNet of 2.x
+SD2_LAYERS = 23            # of OpenCLIP's 24: SD 2.x uses the second to last, with the final norm
 
 
 class Found(NamedTuple):
     kind: str              # "SD 1.x", "SD 2.x" or "SDXL"
-    prefixes: dict         # {part: where the names of its tensors begin}
+    prefixes: dict         # {part: how the names of its tensors begin}
     configs: dict          # {part: the config that a diffusers folder would have}
     prediction: str        # "epsilon" or "v_prediction"
     why: str               # how the prediction is known
-    places: dict           # {beginning of a UNet parameter's name: how it begins in the file}
+    places: dict           # {prefix of a UNet parameter's name: its prefix in the file}
 
 
 def recognise(stored, prediction=None, own_vae=True):
-    """What an open file holds; its VAE is left aside unless `own_vae`. Raises ValueError, beginning with a verb, for
-    what is none of the three.
+    """What an open file holds; its VAE is ignored unless `own_vae`. Raises ValueError, its message beginning with a
+    verb, for anything but the three kinds.
     """
     shapes = shapes_of(stored)
     kind, prefixes = family(shapes)
@@ -37,7 +37,7 @@ def recognise(stored, prediction=None, own_vae=True):
     configs = dict(unet=unet)
     if own_vae:
         if not any(name.startswith(VAE) for name in shapes):
-            raise ValueError(f"has no VAE (nothing in it begins with {VAE}); name one with --vae, a diffusers folder "
+            raise ValueError(f"has no VAE (nothing in it begins with {VAE}); give one with --vae, a diffusers folder "
                              "vae/ or a single file")
         prefixes["vae"], configs["vae"] = VAE, vae_config(shapes, VAE, kind == "SDXL")
     for part in ("text_encoder", "text_encoder_2"):
@@ -47,7 +47,7 @@ def recognise(stored, prediction=None, own_vae=True):
     if kind == "SD 2.x":
         layers = configs["text_encoder"]["num_hidden_layers"]
         configs["text_encoder"]["num_hidden_layers"] = min(layers, SD2_LAYERS)
-    if kind == "SDXL":                                     # it is told the pooled text and six numbers
+    if kind == "SDXL":                                     # its UNet also gets the pooled text and six numbers
         wide = need(shapes, UNET + "label_emb.0.0.weight", 2)[1]
         configs["unet"] |= dict(
             addition_embed_type="text_time", projection_class_embeddings_input_dim=wide,
@@ -56,10 +56,10 @@ def recognise(stored, prediction=None, own_vae=True):
 
 
 def recognise_vae(stored, is_xl):
-    """A VAE alone in an open file, for a model that is SDXL or not: its own tensors do not tell."""
+    """A VAE alone in an open file. Whether it is for SDXL must be given: its tensors do not tell."""
     shapes = shapes_of(stored)
     if any(name.startswith(UNET) for name in shapes):
-        raise ValueError("is a whole checkpoint, or a UNet; --vae takes a VAE alone")
+        raise ValueError("is a whole checkpoint, or a UNet; --vae takes a file with only a VAE")
     prefix = VAE if any(name.startswith(VAE) for name in shapes) else ""
     return Found("VAE", dict(vae=prefix), dict(vae=vae_config(shapes, prefix, is_xl)), "", "", {})
 
@@ -69,11 +69,11 @@ def shapes_of(stored):
 
 
 def family(there):
-    """(kind, prefixes) of a checkpoint. Raises ValueError for what is none, saying what it looks like."""
+    """(kind, prefixes) of a checkpoint. Raises ValueError for any other file, saying what it looks like."""
     starts = lambda prefix: any(name.startswith(prefix) for name in there)
     inputs = there.get(UNET + "input_blocks.0.0.weight", ())[1:2]
     if not inputs and any("lora" in name.lower() for name in there):
-        raise ValueError("is a LoRA, which changes a checkpoint and is none; LoRAs are out of p2p_min's scope")
+        raise ValueError("is a LoRA, which changes a checkpoint but is not one; p2p_min does not support LoRAs")
     for known, sign in ((names.UNCLIP, starts("noise_augmentor.") and "it has tensors noise_augmentor."),
                         (names.LCM, any(name.endswith("cond_proj.weight") for name in there) and "it has a cond_proj"),
                         *((names.INPUTS.get(n), f"its UNet takes {n} channels") for n in inputs)):
@@ -82,7 +82,7 @@ def family(there):
     inside = [name for name in there if re.match(re.escape(UNET) + r"(down_blocks|up_blocks|mid_block)\.", name)]
     if inside:
         raise ValueError("has diffusers' names left in it, as its conversion script leaves them in a model that it "
-                         f"does not know ({names.some(inside)}); give the diffusers folder that it was made of")
+                         f"does not know ({names.some(inside)}); give the diffusers folder that it was made from")
     if starts(names.SD_TURBO) and starts(UNET + "label_emb."):
         raise ValueError("is SDXL's refiner, which p2p_min does not run; give the base model")
     if starts(UNET + "input_blocks."):
@@ -91,9 +91,9 @@ def family(there):
                 return kind, dict(unet=UNET, **encoders)
         raise ValueError("has a UNet but no text encoder that p2p_min knows; give a complete checkpoint")
     if any(map(starts, ("down_blocks.", "encoder.", "decoder.", "text_model."))):
-        raise ValueError("is one part of a model alone; give the diffusers folder that holds unet/, vae/, …")
-    raise ValueError("is no Stable Diffusion 1.x, 2.x or XL checkpoint in the original layout; its first tensors are "
-                     + names.some(there))
+        raise ValueError("is only one part of a model; give the diffusers folder that holds unet/, vae/, …")
+    raise ValueError("is not a Stable Diffusion 1.x, 2.x or XL checkpoint in the original layout; its first tensors "
+                     "are " + names.some(there))
 
 
 def choose_prediction(stored, shapes, kind, given):
@@ -111,34 +111,34 @@ def choose_prediction(stored, shapes, kind, given):
 
 
 def known_prediction(stored, shapes, kind, given, meant, told):
-    """(prediction, why). meant: the predictions that the metadata name; told: how they say it."""
+    """(prediction, why). meant: the predictions named in the metadata; told: the metadata's words."""
     if given is not None:
         return given, "as given"
     if "v_pred" in shapes:
         return "v_prediction", "it has a tensor named v_pred"
     if len(meant) > 1:
-        raise ValueError(f"contradicts itself: its metadata say {told}; say with --prediction which of them it is")
+        raise ValueError(f"contradicts itself: its metadata say {told}; choose one with --prediction")
     if meant:
         return *meant, "its metadata say so"
     if kind != "SD 2.x":
         return "epsilon", f"as {kind} has it, unless --prediction says otherwise"
     blocks = numbers(shapes, UNET + "output_blocks.#.1.transformer_blocks.0.norm1.bias")
     if not blocks:
-        raise ValueError("has a UNet without attention on its way up")
+        raise ValueError("has a UNet without attention in its up blocks")
     bias = stored.get_tensor(f"{UNET}output_blocks.{blocks[-1]}.1.transformer_blocks.0.norm1.bias")
     spread = bias.float().std(unbiased=False).item()
-    guess = "" if blocks[-1] == V_BLOCK else ", a guess for a UNet that is not the whole one of 2.x"
+    guess = "" if blocks[-1] == V_BLOCK else ", a guess for a UNet that is not the full one of 2.x"
     return PREDICTIONS[spread > V_SPREAD], (f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}"
                                             f"{guess}, unless --prediction says otherwise")
 
 
 def unet_blocks(shapes):
-    """(layers of each block down, the same up, `Found.places`), read from the numbers in the names. A slimmed model's
-    have gaps where diffusers' conversion script left out a layer, and what doubles the size may have its own number.
+    """(layers of each down block, layers of each up block, `Found.places`), from the numbers in the names. They have
+    gaps where diffusers' conversion script left out a layer of a slimmed model, and an upsampler may have its own.
     """
     downs, ups, places = [[]], [[]], {}
     for i in numbers(shapes, UNET + "input_blocks.#.")[1:]:
-        if f"{UNET}input_blocks.{i}.0.op.weight" in shapes:                    # halves the size: the block ends here
+        if f"{UNET}input_blocks.{i}.0.op.weight" in shapes:                    # a downsampler: the block ends here
             places[f"down_blocks.{len(downs) - 1}.downsamplers.0.conv."] = f"input_blocks.{i}.0.op."
             downs.append([])
         else:
@@ -147,7 +147,7 @@ def unet_blocks(shapes):
         layer = f"output_blocks.{i}"
         doubles = [f"{layer}.{j}.conv." for j in numbers(shapes, f"{UNET}{layer}.#.conv.")]
         if any(name.startswith(f"{UNET}{layer}.0.") for name in shapes):
-            ups[-1].append(layer)                          # what doubles the size stands behind its other modules
+            ups[-1].append(layer)                          # the upsampler comes after the other modules
             attends = any(name.startswith(f"{UNET}{layer}.1.transformer_blocks.") for name in shapes)
             doubles = [name for name in doubles if name == f"{layer}.{1 + attends}.conv."]
         if doubles:
@@ -156,8 +156,8 @@ def unet_blocks(shapes):
     if not all(downs):
         raise ValueError("has a UNet with an empty block")
     if [len(block) for block in ups] != [len(block) + 1 for block in reversed(downs)]:
-        raise ValueError(f"has a UNet with blocks of {list(map(len, downs))} layers on its way down and "
-                         f"{list(map(len, ups))} on its way up, which should be one more each, the other way round")
+        raise ValueError(f"has a UNet whose down blocks have {list(map(len, downs))} layers and whose up blocks have "
+                         f"{list(map(len, ups))}; they should have one more each, in reverse order")
     for way, blocks in (("down", downs), ("up", ups)):
         for i, block in enumerate(blocks):
             for j, layer in enumerate(block):
@@ -174,7 +174,7 @@ def unet_config(shapes, kind, prediction):
     channels = [size(f"{block[0]}.0.out_layers.3.weight", 4)[0] for block in downs]
     downs, ups = ([[depth(layer) for layer in block] for block in blocks] for blocks in (downs, ups))
     mid = depth("middle_block")
-    layers = [block if any(block) else 1 for block in downs]                   # the last one's count for the middle too
+    layers = [block if any(block) else 1 for block in downs]                   # the last one is for the middle too
     if not any(downs[-1]):
         layers[-1] = mid or 1
     elif mid not in (0, downs[-1][0]):
@@ -200,7 +200,7 @@ def unet_config(shapes, kind, prediction):
 
 
 def vae_config(shapes, prefix, is_xl):
-    """Its names are the original's or, in a file of its own, may be today's."""
+    """Names are the original's; in a file with only a VAE they may be today's."""
     is_todays = f"{prefix}encoder.down_blocks.0.resnets.0.conv2.weight" in shapes
     down, layer = ("down_blocks", "resnets") if is_todays else ("down", "block")
     blocks = numbers(shapes, f"{prefix}encoder.{down}.#.")
@@ -216,7 +216,7 @@ def vae_config(shapes, prefix, is_xl):
 
 
 def scaling_factor(is_xl):
-    """What the latents of an official VAE are multiplied with."""
+    """What the latents of an official VAE are multiplied by."""
     return 0.13025 if is_xl else 0.18215
 
 
@@ -232,7 +232,7 @@ def openclip_config(shapes, prefix):
     config = text_config(size("token_embedding.weight"), size("positional_embedding"),
                          size("transformer.resblocks.0.mlp.c_fc.weight"),
                          numbers(shapes, prefix + "transformer.resblocks.#."), "gelu")
-    if prefix + "text_projection.weight" in shapes:        # a linear layer's, the other way round
+    if prefix + "text_projection.weight" in shapes:        # a linear layer's, transposed
         config["projection_dim"] = size("text_projection.weight")[0]
     elif prefix + "text_projection" in shapes:
         config["projection_dim"] = size("text_projection")[1]
@@ -246,7 +246,7 @@ def text_config(tokens, positions, inner, layers, activation):
 
 
 def numbers(there, pattern):
-    """The sorted numbers that stand at the # of `pattern` in the names there that begin with it."""
+    """The sorted numbers in place of the # of `pattern`, in those names `there` that begin with it."""
     pattern = re.compile(re.escape(pattern).replace(r"\#", r"(\d+)"))
     return sorted({int(match[1]) for match in map(pattern.match, there) if match})
 

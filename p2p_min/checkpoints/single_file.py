@@ -1,4 +1,4 @@
-"""A single file in the original layout: what it is, is read from its tensors; a VAE alone, wherever it lies."""
+"""A single file in the original layout, recognised by its tensors; and a VAE alone, in a file or a folder."""
 import re
 
 from ..ddim import Schedule
@@ -10,9 +10,9 @@ from .tokenizers import choose_tokenizer, find_tokenizer, fit_tokenizer
 
 
 def load_file(file, device, dtype, prediction, spacing, tokenizer, own_vae):
-    """The parts of a `Model`, by name. All tensors of the file must have a use; without `own_vae` its VAE has none.
+    """The parts of a `Model`, by name. All tensors of the file must be known; without `own_vae` its VAE is skipped.
 
-    That tensors are finite is not checked: it would read all of a file that is only mapped. Pictures are (editing.py).
+    Tensors are not checked for being finite: that would read the whole memory-mapped file. Pictures are (editing.py).
     """
     with open_file(file) as stored:
         try:
@@ -28,16 +28,16 @@ def load_file(file, device, dtype, prediction, spacing, tokenizer, own_vae):
     schedule = Schedule.from_config(dict(SCHEDULER, prediction_type=found.prediction, timestep_spacing=spacing))
     about = f"{found.kind}, {found.prediction}: {found.why}; {spacing} timesteps, see --spacing"
     if any(re.match(r"(first_stage_model\.)?model_ema\.(?!decay$|num_updates$)", name) for name in there):
-        about += "; its averaged weights (model_ema.) are left aside"
+        about += "; its averaged weights (model_ema.) are ignored"
     return dict(parts, tokenizer=words, schedule=schedule, about=about)
 
 
 def load_vae(file, path, parts, device):
-    """The VAE in a folder or file of its own, for the checkpoint at `path` whose other parts are loaded."""
+    """The VAE in its own folder or file, for the checkpoint at `path` whose other `parts` are already loaded."""
     if not file.exists():
         raise FileNotFoundError(f"there is no VAE at {file}; --vae takes a diffusers folder vae/ or a single file")
     if (file / "vae").is_dir():
-        raise ValueError(f"{file} is a whole checkpoint; --vae takes its folder {file / 'vae'}")
+        raise ValueError(f"{file} is a whole checkpoint; give its folder {file / 'vae'} to --vae")
     dtype, is_xl, config = next(parts["unet"].parameters()).dtype, "text_encoder_2" in parts, path / "vae/config.json"
     scale = read_json(config).get("scaling_factor") if config.is_file() else None
     if file.is_dir():
@@ -51,13 +51,13 @@ def load_vae(file, path, parts, device):
             vae = read(stored, list(stored.keys()), found, file, device, dtype)["vae"]
     scales = vae.config["scaling_factor"], scale or scaling_factor(is_xl)
     if scales[0] != scales[1]:
-        raise ValueError(f"the VAE {file} scales its latents by {scales[0]}, {path} wants {scales[1]}: they are of "
+        raise ValueError(f"the VAE {file} scales its latents by {scales[0]}, {path} needs {scales[1]}: they are for "
                          "different kinds of models")
     return vae
 
 
 def read(stored, there, found, file, device, dtype):
-    """{part: module} of an open file, by what was `found` in it. The names that are `there` must all have a use."""
+    """{part: module} of an open file, from what was `found` in it. All names that are `there` must be known."""
     modules, sources, has = {}, {}, set(there)
     for part, config in found.configs.items():
         modules[part] = describe(PARTS[part], config, file)
@@ -65,7 +65,7 @@ def read(stored, there, found, file, device, dtype):
     used = {stored_name for of_part in sources.values() for stored_name, _ in of_part.values()}
     unknown = [name for name in there if name not in used and not names.is_ignored(name, found)]
     if lora := [name for name in unknown if "lora" in name.lower()]:
-        raise ValueError(f"{file} has tensors of a LoRA beside its own, which p2p_min does not apply: "
+        raise ValueError(f"{file} has tensors of a LoRA besides its own, which p2p_min does not apply: "
                          f"{names.some(lora)}")
     if unknown:
         raise ValueError(f"{file} has tensors that p2p_min does not know: {names.some(unknown)}")

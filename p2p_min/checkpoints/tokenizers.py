@@ -1,4 +1,4 @@
-"""CLIP's tokenizers: the folder's own, or the one that goes with a single file, in which it does not come along."""
+"""CLIP's tokenizers: the folder's own, or one from elsewhere for a single file, which does not contain it."""
 import json
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from transformers import CLIPTokenizerFast
 CLIP_TOKENIZERS = (("openai/clip-vit-large-patch14", ""), ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer/"),
                    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer/"))
 ENCODERS = ("text_encoder", "text_encoder_2")
-OPENCLIP_ACTIVATION = "gelu"           # tells its text encoders from CLIP's own, which have "quick_gelu"
-OPENCLIP_PADDING = "!"                 # token 0, where CLIP's own encoder is padded with the end token
+OPENCLIP_ACTIVATION = "gelu"           # of its text encoders; CLIP's own have "quick_gelu"
+OPENCLIP_PADDING = "!"                 # token 0; CLIP's own encoder is padded with the end token
 
 
 def load_tokenizer(folder):
-    """The tokenizer in a folder. Its start, its end and the words that were added (textual inversion) are no plain
-    text; all else is, also "!" where the folder pads with it.
+    """The tokenizer in a folder. Only its start token, its end token and added words (textual inversion) are special;
+    everything else is plain text, even "!" if the folder pads with it.
     """
     if not has_tokenizer(folder):
         raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
@@ -30,16 +30,16 @@ def load_tokenizer(folder):
             known_words=read.init_kwargs.get("known_words"))
     except Exception as error:                             # the tokenizers library raises bare Exceptions
         raise ValueError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from None
-    tokenizer.pad_token = read.pad_token                   # afterwards: this way it makes no word a special token
+    tokenizer.pad_token = read.pad_token                   # set afterwards, so that no word becomes special
     return tokenizer
 
 
 def choose_tokenizer(given, own, configs):
-    """The one tokenizer of a model: it decides the tokens for all text encoders, which differ in their padding only.
+    """The one tokenizer of a model: it decides the tokens for all text encoders, which differ only in their padding.
 
     given    its folder, or None: the first encoder's own
     own      {text encoder: the folder of the tokenizer that came with it}; a single file has none
-    configs  {part: config}; those of the text encoders are told their start, end and padding
+    configs  {part: config}; those of the text encoders get their start, end and padding tokens
     """
     came = {name: load_tokenizer(folder) for name, folder in own.items() if given is None or has_tokenizer(folder)}
     chosen = came["text_encoder"] if given is None else load_tokenizer(Path(given))
@@ -51,8 +51,8 @@ def choose_tokenizer(given, own, configs):
         usual = OPENCLIP_PADDING if configs[name].get("hidden_act") == OPENCLIP_ACTIVATION else chosen.eos_token
         paddings[name] = name in came and came[name].pad_token or usual
         if paddings[name] not in chosen.get_vocab():
-            raise ValueError(f"the tokenizer in {chosen.name_or_path} has no {paddings[name]!r}, with which the text "
-                             "encoder is padded")
+            raise ValueError(f"the tokenizer in {chosen.name_or_path} has no {paddings[name]!r}, which the text "
+                             "encoder uses as padding")
         configs[name] |= dict(bos_token_id=chosen.bos_token_id, eos_token_id=chosen.eos_token_id,
                               pad_token_id=chosen.convert_tokens_to_ids(paddings[name]))
     chosen.pad_token = paddings["text_encoder"]
@@ -60,7 +60,7 @@ def choose_tokenizer(given, own, configs):
 
 
 def fit_tokenizer(tokenizer, configs):
-    """Gives the tokenizer the encoders' length. Raises ValueError where it has tokens that one of them does not."""
+    """Limits the tokenizer to the encoders' length. Raises ValueError if it has tokens that an encoder lacks."""
     for config in (configs[name] for name in ENCODERS if name in configs):
         if len(tokenizer) > config["vocab_size"]:
             raise ValueError(f"the tokenizer in {tokenizer.name_or_path} has {len(tokenizer)} tokens, the text encoder "
@@ -74,7 +74,7 @@ def has_tokenizer(folder):
 
 
 def find_tokenizer(file, given):
-    """The folder of the tokenizer for a single file, in which it does not come along."""
+    """The folder of the tokenizer for a single file, which does not contain one."""
     if given is not None:
         return Path(given)
     for folder in (file.with_suffix("") / "tokenizer", file.parent / "tokenizer", file.parent):
@@ -90,7 +90,7 @@ def find_tokenizer(file, given):
 
 
 def spelling(tokenizer):
-    """What decides a prompt's tokens: the vocabulary, the merges in their order, the words that were added."""
+    """What decides a prompt's tokens: the vocabulary, the merges in their order, the added words."""
     written = json.loads(tokenizer.backend_tokenizer.to_str())
     added = {token["content"]: token["id"] for token in written["added_tokens"]}
     return written["model"]["vocab"], written["model"]["merges"], added

@@ -222,19 +222,24 @@ function makeCard(of, prompt) {
   }
   const text = of.pieces.map(piece => piece[0]).join("");
   const caption = data.prompts.length === 1 ? "" : prompt && of.label ? `${name}, ${of.label}` : name;
-  const figure = makePicture(of.picture, `${name}: ${text}`, caption), stack = figure.firstChild;
+  const figure = makePicture(`${name}: ${text}`, caption), stack = figure.firstChild;
   const canvas = make("canvas", stack, {ariaHidden: "true"}), parts = [box, figure];
   stack.tabIndex = 0;
   if (prompt && of.without !== null) {
-    parts.push(makePicture(data.without[of.without], `Without injection: ${text}`,
-      "Target without injection, from the same noise", "without"));
+    parts.push(makePicture(`Without injection: ${text}`, "Target without injection, from the same noise", "without"));
   }
   return {prompt, box, parts, tabs, buttons, stack, canvas};
 }
 
-function makePicture(src, alt, caption, className = "") {
+function showPictures({prompt, parts: [, figure, plain]}) {
+  const {picture, without} = data.prompts[prompt];
+  figure.querySelector("img").src = picture;
+  if (plain) plain.querySelector("img").src = data.without[without];
+}
+
+function makePicture(alt, caption, className = "") {
   const figure = make("figure", $("pictures"), {className});
-  make("img", make("div", figure, {className: "stack"}), {src, alt});
+  make("img", make("div", figure, {className: "stack"}), {alt});
   make("figcaption", figure, {textContent: caption});
   return figure;
 }
@@ -266,7 +271,8 @@ function first(target) {
 async function render(next) {
   // May be called again, with other data: what one looks at then stays, where the prompts, sizes and steps are the same.
   const unpacked = await Promise.all(next.maps.map((each, i) => unpack(each, next.sizes[i])));
-  const kind = of => JSON.stringify([of.prompts.map(({pieces}) => pieces), of.sizes, of.times]);
+  const kind = of => JSON.stringify([of.prompts.map(({pieces, label}) => [pieces, label]), of.sizes, of.times,
+    of.without.length > 0]);
   const isNew = !data || kind(data) !== kind(next);
   [data, maps] = [next, unpacked];
   // chosen, pointed: [prompt, word], both numbers; what is pointed at is shown while it lasts. step 0: the average of
@@ -277,8 +283,12 @@ async function render(next) {
   }
   // Of one prompt alone there is nothing to say about an edit.
   document.querySelectorAll("[data-edit]").forEach(element => { element.hidden = data.prompts.length === 1; });
-  for (const id of ["prompts", "pictures", "strips", "about"]) $(id).replaceChildren();
-  cards = data.prompts.map(makeCard);
+  for (const id of ["strips", "about"]) $(id).replaceChildren();
+  if (isNew) {
+    for (const id of ["prompts", "pictures"]) $(id).replaceChildren();
+    cards = data.prompts.map(makeCard);
+  }
+  cards.forEach(showPictures);
   thumbs = data.strip.pictures.flatMap(makeStrip);
   const [height, width] = data.sizes[data.sizes.length - 1];
   document.body.style.setProperty("--shape", `${width} / ${height}`);
@@ -296,4 +306,5 @@ $("size").oninput = event => set({size: Number(event.target.value), over: true})
 $("over").onchange = event => set({over: event.target.checked});
 $("shared").onchange = event => set({shared: event.target.checked, over: true});
 $("play").onclick = () => play(!timer);
-render(JSON.parse($("data").textContent));
+const given = JSON.parse($("data").textContent);
+if (!given.live) render(given);                            // the live page asks for its data: live.js

@@ -1,9 +1,10 @@
 """The explorer: one HTML file in which one points at a word and sees what looked at it, step by step.
 
 page.html and page.js beside this file are the page; here its data are gathered and everything is put into one file,
-which asks for nothing else: no server, no network.
+which asks for nothing else: no server, no network. live.py makes the same page with controls.
 """
 import base64
+import html
 import json
 from pathlib import Path
 
@@ -20,10 +21,19 @@ from .sheets import COLOURS
 
 CELLS = 2_500_000                              # bytes of maps at most, before compression; else fewer steps are kept
 STRIP, THUMB = 8, 128                          # steps whose predicted picture is shown, and its longest side in pixels
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+class Page(str):
+    """A page as text, to be written to a file. A notebook shows it, in a frame that may run its script only."""
+
+    def _repr_html_(self):
+        return (f'<iframe srcdoc="{html.escape(self)}" sandbox="allow-scripts" title="p2p_min explorer" '
+                'style="width: 100%; height: 900px; border: 0"></iframe>')
 
 
 def explorer(model, result, recorder, about="", *, without=None, labels=None):
-    """The page of a run, as text.
+    """The page of a run, as text (a `Page`, which a notebook shows).
 
     result    of the run
     recorder  `Recorder(..., per_step=True)`, given to it as `cross_edit=recorder(edit)` and `watch=recorder.watch`
@@ -33,6 +43,21 @@ def explorer(model, result, recorder, about="", *, without=None, labels=None):
     labels    a text for each target, which tells it from the others: "fluffy × −2"; None: their numbers
     Raises ValueError where the recorder did not keep what the page shows, and for what does not belong to the run.
     """
+    return write_page(page_data(model, result, recorder, about, without=without, labels=labels))
+
+
+def write_page(data, policy=POLICY, scripts=("page.js",)):
+    """The `Page` that holds the data, and may do what `policy` (a Content-Security-Policy) says."""
+    page, *scripts = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", *scripts))
+    # A "<" in a prompt must not end the script that holds the data.
+    parts = dict(policy=policy, script="\n".join(scripts), data=json.dumps(data).replace("<", "\\u003c"))
+    for name, part in parts.items():                       # the data last: a prompt may say {{script}}
+        page = page.replace(f"{{{{{name}}}}}", part)
+    return Page(page)
+
+
+def page_data(model, result, recorder, about="", *, without=None, labels=None):
+    """What the page shows, as JSON can keep it. Arguments and errors as of `explorer`."""
     if list(recorder.prompts) != list(result.prompts):
         raise ValueError(f"the recorder is of the prompts {recorder.prompts}, the result of {result.prompts}")
     sizes = [size for size in recorder.sizes[::-1] if size[0] * size[1] <= SMALL]
@@ -49,7 +74,7 @@ def explorer(model, result, recorder, about="", *, without=None, labels=None):
     labels = [None, *check_labels(result, labels)]
     every = -(-len(rows) * len(recorder.times) * sum(h * w for h, w in sizes) // CELLS)
     kept = slice(None, None, every)
-    data = dict(
+    return dict(
         about=about, steps=len(recorder.times), every=every, times=recorder.times[kept], colours=COLOURS.tolist(),
         sizes=sizes, size=sizes.index(best), maps=[map_sheet(recorder, rows, size, kept) for size in sizes],
         without=different,
@@ -57,9 +82,6 @@ def explorer(model, result, recorder, about="", *, without=None, labels=None):
                  | dict(picture=url(image), label=labels[i], without=different.index(plain[i]) if plain else None)
                  for i, image in enumerate(result.images)],
         strip=strip(model, recorder))
-    page, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "page.js"))
-    # A "<" in a prompt must not end the script that holds the data.
-    return page.replace("{{script}}", script).replace("{{data}}", json.dumps(data).replace("<", "\\u003c"))
 
 
 def check_without(result, without):

@@ -1,4 +1,4 @@
-"""What a checkpoint's config says: a dict of the values that the code uses, checked; and what counts as a number."""
+"""A checkpoint's config as a checked dict of the values that the code uses; and what counts as a number."""
 import math
 from numbers import Integral, Real
 
@@ -14,11 +14,11 @@ def is_whole(x):
 def read_config(config, what, used, fixed, ignored=()):
     """A checkpoint's `config.json` as a dict of the values that the code uses.
 
-    used     key -> the value that diffusers takes where the file has none
+    used     key -> diffusers' default, for a key that the file does not have
     fixed    key -> the values that the code implements; None (absent) always means the first
     ignored  keys that cannot change what is computed
-    Raises ValueError for a value that is not implemented and for a key nobody knows, naming it: a setting that
-    changes the maths is never passed over.
+    Raises ValueError for a value that is not implemented and for an unknown key, naming it: a setting that
+    changes the maths is never ignored.
     """
     for key, value in config.items():
         if key.startswith("_") or key in used or key in ignored or value is None:

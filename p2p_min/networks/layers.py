@@ -26,7 +26,7 @@ class Resnet(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2. The UNet pads all round, the VAE right and bottom only."""
+    """A convolution of stride 2. The UNet pads all sides, the VAE only right and bottom."""
 
     def __init__(self, channels, pad_all_round):
         super().__init__()

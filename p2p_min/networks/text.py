@@ -1,4 +1,4 @@
-"""Prompts to what the UNet is told of them, through transformers' CLIP: one encoder in SD 1.x and 2.x, two in SDXL."""
+"""Prompts to the UNet's text conditioning, with transformers' CLIP: one encoder in SD 1.x and 2.x, two in SDXL."""
 import unicodedata
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 
 class Context(NamedTuple):
-    """What the UNet is told of some prompts, one row each. The last two are None but in SDXL."""
+    """The UNet's conditioning for some prompts, one row each. Without SDXL, the last two are None."""
     states: torch.Tensor               # (rows, tokens, width): the paper's P as the cross-attention sees it
     pooled: torch.Tensor | None = None             # (rows, width): each prompt as one vector
-    sizes: torch.Tensor | None = None              # (rows, 6): original height and width, crop (top, left), target ones
+    sizes: torch.Tensor | None = None              # (rows, 6): height, width, crop (top, left), target height, width
 
     def expand(self, rows):
         return Context(*(None if part is None else part.expand(rows, *part.shape[1:]) for part in self))
@@ -28,7 +28,7 @@ def spans(tokenizer, prompt):
     if not isinstance(prompt, str):
         raise ValueError(f"a prompt must be text, not {type(prompt).__name__}: {prompt!r}")
     if any(unicodedata.category(letter) == "Cs" for letter in prompt):
-        raise ValueError(f"the prompt {prompt!r} has bytes that are no text")
+        raise ValueError(f"the prompt {prompt!r} has bytes that are not text")
     offsets = tokenizer(prompt, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     limit = tokenizer.model_max_length
     if len(offsets) > limit:
@@ -53,8 +53,8 @@ def encode(model, prompts, height=None, width=None, is_negative=False):
     """The `Context` of some prompts, in the UNet's dtype.
 
     prompts        list of texts
-    height, width  of the pictures, in pixels; SDXL is told of them
-    is_negative    whether these are for the unconditional rows: there, SDXL was trained on zeros in place of ""
+    height, width  of the pictures, in pixels; SDXL is conditioned on them
+    is_negative    whether these are for the unconditional rows, where SDXL was trained with zeros in place of ""
     Raises ValueError for a prompt that has more tokens than the encoder reads.
     """
     def read(encoder):
@@ -76,9 +76,9 @@ def encode(model, prompts, height=None, width=None, is_negative=False):
 def tokens(tokenizer, prompts, padding):
     """(prompts, tokens), padded to the length that the encoder reads, as in Stable Diffusion.
 
-    padding  the token of it: one tokenizer serves all encoders, but each was trained with its own padding
+    padding  the padding token: all encoders share one tokenizer, but each was trained with its own padding
     """
     for prompt in prompts:
-        spans(tokenizer, prompt)                           # raises where something would be cut off
+        spans(tokenizer, prompt)                           # raises if something would be cut off
     read = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
     return read.input_ids.masked_fill(read.attention_mask == 0, padding)

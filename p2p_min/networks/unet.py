@@ -1,7 +1,7 @@
 """The conditional UNet of Stable Diffusion, built from its checkpoint's own config.
 
-Modules carry the names of the diffusers checkpoints, so that a folder loads without a map. What edits there are travels
-down from `UNet.forward` to every attention as one argument, `edits`.
+Modules have the names of the diffusers checkpoints, so that a folder loads without renaming. Edits are passed from
+`UNet.forward` to every attention layer as one argument, `edits`.
 """
 import math
 
@@ -21,7 +21,7 @@ USED = dict(
     cross_attention_dim=1280, norm_num_groups=32, norm_eps=1e-5, use_linear_projection=False, upcast_attention=False,
     mid_block_type="UNetMidBlock2DCrossAttn", addition_embed_type=None, addition_time_embed_dim=None,
     projection_class_embeddings_input_dim=None)
-MID_ATTENDS = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False}         # and null: there is none
+MID_ATTENDS = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False}         # and null: no middle block
 FIXED = dict(
     act_fn=("silu", "swish"), flip_sin_to_cos=(True,), freq_shift=(0,),
     center_input_sample=(False,), only_cross_attention=(False,), mid_block_only_cross_attention=(False,),
@@ -32,7 +32,7 @@ FIXED = dict(
     class_embed_type=(None,), num_class_embeds=(None,), class_embeddings_concat=(False,), encoder_hid_dim=(None,),
     encoder_hid_dim_type=(None,), num_attention_heads=(None,))
 IGNORED = ("dropout", "addition_embed_type_num_heads",
-           # the bookkeeping of an average of weights, which diffusers' training scripts leave in the file
+           # bookkeeping of the EMA weights, which diffusers' training scripts leave in the file
            "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
 
 
@@ -146,7 +146,7 @@ class Block(nn.Module):
         return x
 
     def down(self, x, time, context, edits):
-        """Every output on the way, which the way up joins again."""
+        """Every output of the block, for the skip connections."""
         outputs = []
         for i in range(len(self.resnets)):
             x = self.layer(i, x, time, context, edits)
@@ -165,7 +165,7 @@ class Block(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Resnet, transformer, resnet; in slimmed models the first resnet alone."""
+    """Resnet, transformer, resnet; in slimmed models only the first resnet."""
 
     def __init__(self, channels, heads, layers, config, attends):
         super().__init__()
@@ -185,11 +185,11 @@ class UNet(nn.Module):
     """eps (or v) = UNet(z_t, timestep, P): Rombach et al. 2022, in diffusers' arrangement."""
 
     def __init__(self, config):
-        """config: the dict of a diffusers `unet/config.json`. Raises ValueError where it asks for what is not here."""
+        """config: the dict of a diffusers `unet/config.json`. Raises ValueError for anything not implemented."""
         super().__init__()
         self.config = c = read_config(config, "UNet", USED, FIXED, IGNORED)
         channels, n = c["block_out_channels"], len(c["block_out_channels"])
-        heads = per_block(c["attention_head_dim"], n, "attention_head_dim")     # the checkpoints' misnomer: a count
+        heads = per_block(c["attention_head_dim"], n, "attention_head_dim")     # misnamed in checkpoints: a count
         resnets = per_block(c["layers_per_block"], n, "layers_per_block")
         layers = per_block(c["transformer_layers_per_block"], n, "transformer_layers_per_block")
         layers_up = per_block(c["reverse_transformer_layers_per_block"] or layers[::-1], n,
@@ -217,7 +217,7 @@ class UNet(nn.Module):
                     raise ValueError(f"UNet: its config has addition_embed_type = 'text_time', but {key} = {c[key]!r}")
             self.add_embedding = TimeEmbedding(c["projection_class_embeddings_input_dim"], 4 * channels[0])
 
-        width, skips = channels[0], [channels[0]]          # channels now, and of every output on the way down
+        width, skips = channels[0], [channels[0]]          # current channels, and those of every skip connection
         self.down_blocks = nn.ModuleList()
         for i in range(n):
             inputs = [width] + [channels[i]] * (resnets[i] - 1)
@@ -227,7 +227,7 @@ class UNet(nn.Module):
             width = channels[i]
             skips += [width] * (resnets[i] + (not last))
 
-        if "mid_block_type" in config and config["mid_block_type"] is None:     # there, null does not mean the default
+        if "mid_block_type" in config and config["mid_block_type"] is None:     # here, null does not mean the default
             self.mid_block = None
         elif c["mid_block_type"] in MID_ATTENDS:
             mid_layers = layers[-1] if isinstance(layers[-1], int) else layers[-1][0]
@@ -238,7 +238,7 @@ class UNet(nn.Module):
 
         self.up_blocks = nn.ModuleList()
         for i in range(n):
-            j, last = n - 1 - i, i == n - 1                # j: the block on the way down of the same size
+            j, last = n - 1 - i, i == n - 1                # j: the down block of the same size
             inputs = []
             for _ in range(resnets[j] + 1):
                 inputs.append(width + skips.pop())
@@ -250,7 +250,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(width, c["out_channels"], 3, padding=1)
         for name, module in self.named_modules():
             if isinstance(module, Attention):
-                module.name = name                         # by which it finds its edit in {prefix: edit}
+                module.name = name                         # to find its edit in {prefix: edit}
 
     def forward(self, z, timestep, context, cross_edit=None, self_edit=None, t=None, rows=None):
         """One prediction for every row.
@@ -259,10 +259,10 @@ class UNet(nn.Module):
         timestep    int, or (all rows,)            of the training schedule, 0 to 999
         context     (all rows, keys, width)        the text's states; or a `text.Context`, as SDXL needs
         cross_edit, self_edit                      an Edit (see attention.py), or {module-name prefix: Edit}
-        t           float in (0, 1]                what the edits are told of the time
-        rows        how many of the first rows the edits see; the others are plain. None: all
+        t           float in (0, 1]                the time that is passed to the edits
+        rows        how many of the first rows the edits see; the others are not edited. None: all
         returns     (all rows, 4, height, width)
-        Raises ValueError for a prefix that names no attention.
+        Raises ValueError for a prefix that matches no attention layer.
         """
         self.check_prefixes(cross_edit, "attn2")
         self.check_prefixes(self_edit, "attn1")
@@ -272,7 +272,7 @@ class UNet(nn.Module):
         time = self.time_embedding(time_features(time, self.conv_in.out_channels).to(z.dtype))
         if self.add_embedding is not None:
             if pooled is None:
-                raise ValueError("this UNet wants pooled text and sizes (SDXL): give the Context of text.encode")
+                raise ValueError("this UNet needs pooled text and sizes (SDXL): give the Context of text.encode")
             sizes = time_features(sizes.flatten(), self.config["addition_time_embed_dim"]).view(len(pooled), -1)
             time = time + self.add_embedding(torch.cat([pooled, sizes.to(pooled)], dim=-1).to(z.dtype))
         x = self.conv_in(z)
@@ -295,7 +295,7 @@ class UNet(nn.Module):
         names = [f"{name}." for name, _ in self.named_modules() if name.endswith(kind)]
         for prefix in edit:
             if prefix and not any(name.startswith(f"{prefix}.") for name in names):
-                raise ValueError(f"no {kind} lies under {prefix!r}; names look like {names[0][:-1]!r}")
+                raise ValueError(f"no {kind} layer has the prefix {prefix!r}; names look like {names[0][:-1]!r}")
 
     def map_sizes(self, height, width):
         """The sizes (height, width) of the attention maps for latents of this size, largest first."""
@@ -309,7 +309,7 @@ class UNet(nn.Module):
 
 
 def block_kinds(types, plain, blocks):
-    """For each block, whether it attends."""
+    """For each block, whether it has attention."""
     kinds = {plain: False, f"CrossAttn{plain}": True}
     for name in per_block(types, blocks, "UNet block types"):
         if name not in kinds:

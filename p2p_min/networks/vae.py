@@ -11,7 +11,7 @@ USED = dict(
     down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",), norm_num_groups=32,
     scaling_factor=0.18215, mid_block_add_attention=True, use_quant_conv=True, use_post_quant_conv=True)
 FIXED = dict(act_fn=("silu", "swish"), shift_factor=(None,), latents_mean=(None,), latents_std=(None,))
-IGNORED = ("sample_size", "force_upcast")      # how large, and (checkpoints/) how precise, it likes to be run
+IGNORED = ("sample_size", "force_upcast")      # preferred size, and (see checkpoints/) precision
 EPS = 1e-6
 
 
@@ -42,7 +42,7 @@ class MidBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """Resnets, then half or twice the size."""
+    """Resnets, then a down- or upsampler."""
 
     def __init__(self, inputs, outputs, layers, groups, resample):
         super().__init__()
@@ -106,7 +106,7 @@ class VAE(nn.Module):
     """Pictures (rows, 3, H, W) in [-1, 1] to latents (rows, 4, H/f, W/f) and back; f is `factor`, 8 in SD."""
 
     def __init__(self, config):
-        """config: the dict of a diffusers `vae/config.json`. Raises ValueError where it asks for what is not here."""
+        """config: the dict of a diffusers `vae/config.json`. Raises ValueError for anything not implemented."""
         super().__init__()
         self.config = c = read_config(config, "VAE", USED, FIXED, IGNORED)
         for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
@@ -125,7 +125,7 @@ class VAE(nn.Module):
         return self.quant_conv(self.encoder(pictures)).chunk(2, dim=1)
 
     def encode(self, pictures):
-        """The mean latents, scaled as the UNet wants them."""
+        """The mean latents, scaled as the UNet expects them."""
         return self.moments(pictures)[0] * self.config["scaling_factor"]
 
     def decode(self, z):

@@ -84,3 +84,38 @@ def tokens(tokenizer, prompt):
     """The prompt's tokens as text, "start" and "end" included, without the padding."""
     first, *middle, last = tokenizer.convert_ids_to_tokens(tokenizer(prompt).input_ids)
     return ["start", *(token.removesuffix("</w>") for token in middle), "end"]
+
+
+def picture(name):
+    """One of the pictures that come with the lessons, by the name of its file in lessons/pictures."""
+    with Image.open(Path(__file__).parent / "pictures" / f"{name}.png") as opened:
+        return opened.convert("RGB")
+
+
+def psnr(a, b):
+    """Likeness of two pictures in dB: 20 where they are a tenth of the range apart, 40 where a hundredth."""
+    error = ((np.asarray(a, float) - np.asarray(b, float)) ** 2).mean() / 255 ** 2
+    return float(-10 * np.log10(max(1e-10, error)))
+
+
+def curves(name, title, lines):
+    """Lines over the steps, {label: numbers}, all on one scale from 0, each with its label at its end."""
+    left, right, top, bottom, height = 56, 480, 50, 330, 24
+    page, font = Image.new("RGB", (760, 380), "white"), ImageFont.load_default(size=18)
+    draw, high = ImageDraw.Draw(page), max(max(map(float, line)) for line in lines.values())
+    draw.text((left - 40, 12), title, "black", font)
+    draw.line([(left, top), (left, bottom), (right, bottom)], "gray")
+    for value in (0, high):
+        draw.text((left - 8, bottom - (bottom - top) * value / high), f"{value:.1f}", "gray", font, anchor="rm")
+    draw.text(((left + right) / 2, bottom + 10), "step", "gray", font, anchor="ma")
+    ends, colors = {}, ("navy", "teal", "darkorange", "crimson", "purple", "gray")
+    for (label, line), color in zip(lines.items(), colors):
+        points = [(left + (right - left) * i / (len(line) - 1), bottom - (bottom - top) * float(y) / high)
+                  for i, y in enumerate(line)]
+        draw.line(points, color, 4)
+        ends[label] = points[-1][1], color
+    y = bottom + height
+    for label, (end, color) in sorted(ends.items(), key=lambda item: -item[1][0]):       # from the lowest up
+        y = min(end, y - height)
+        draw.text((right + 10, y), label, color, font, anchor="lm")
+    return save(name, page)

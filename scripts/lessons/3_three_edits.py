@@ -346,7 +346,7 @@ def hold(M, M_star, t):
 with model.text_encoder.register_forward_hook(weigh_embedding):
     of_embedding, held = sample(prompts), sample(prompts, hold)
 names = [f"c = {c:g}" for c in factors]
-captions = [f"{what}, {name}" for what in ("map", "embedding", "embedding, source's maps")
+captions = [f"{what}, {name}" for what in ("map", "embedding", "embedding, M held")
             for name in names]
 show("3_embedding", of_map[1:] + of_embedding[1:] + held[1:], captions, columns=4)
 levels = [np.abs(np.asarray(a, float) - np.asarray(b, float)).max()

@@ -73,6 +73,14 @@ def words(tokenizer, prompt):
     return [unit for unit in units(tokenizer, prompt) if unit.is_word]
 
 
+def unknown_words(tokenizer, *prompts):
+    """Sorted words of the prompts that a small model was not trained with, if its tokenizer_config.json lists those
+    that it was ("known_words")."""
+    known = tokenizer.init_kwargs.get("known_words")
+    found = {unit.text for prompt in prompts for unit in words(tokenizer, prompt)}
+    return sorted(found.difference(known)) if known else []
+
+
 def find(tokenizer, prompt, phrase):
     """Positions of all tokens of a word, or of a phrase of several words, wherever it occurs in the prompt.
 

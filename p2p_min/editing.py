@@ -91,14 +91,13 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         sizes = model.unet.map_sizes(*z.shape[-2:])
         cross_edit, blend = blend.begin(cross_edit, sizes, z.shape[-2:])
     kept = inversion.latents if inversion is not None and inversion.method == "direct" else None
-    bar = tqdm(times, desc="denoising", disable=not progress)
-    z, trajectory = algorithm_1(model, z, bar, times, context, unconditional, guidance, cross_edit, self_edit, blend,
-                                kept, watch)
+    z, trajectory = algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept,
+                                watch, progress)
     source = Inversion(trajectory, prompts[0], "direct", guidance, facts=model_facts)
     return Result(decode(model, z), z, source, list(prompts))
 
 
-def algorithm_1(model, z, bar, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept, watch):
+def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept, watch, progress):
     """Denoises z, (prompts, 4, h, w): row 0 is z_t, the source; the rows after it are z*_t, the targets.
 
     kept     (steps + 1, 1, 4, h, w): the trajectory to which the source is reset after each step (direct inversion), so
@@ -107,7 +106,7 @@ def algorithm_1(model, z, bar, times, context, unconditional, guidance, cross_ed
     """
     trajectory = [z[:1]]
     guided = slice(0 if kept is None else 1, None if guidance != 1 else 0)      # the rows that get guidance
-    for i, timestep in enumerate(bar):
+    for i, timestep in enumerate(tqdm(times, desc="denoising", disable=not progress)):
         t = 1 - i / len(times)                                                  # 1 is pure noise
         # In every attention of the network: M_hat = Edit(M, M_star, t), in place of M_star.
         eps, eps_u = denoise(model, z, timestep, context, guided, unconditional[i], cross_edit, self_edit, t)

@@ -22,9 +22,9 @@ import transformers
 from tqdm import tqdm
 
 import p2p_min as p2p
-from p2p_min.__main__ import Parser
 from p2p_min.editing import decode
 from p2p_min.inversion import METHODS
+from p2p_min.options import Parser
 from p2p_min.pictures import to_tensor
 
 sys.path += [str(Path(__file__).parent / name) for name in ("edits", "toy")]

@@ -11,7 +11,7 @@ PACKAGE = Path(p2p_min.__file__).parent
 PAPER = dict(pictures=0, ddim=0, attention=0, align=0, watching=1, edits=2, blend=2, inversion=2, arguments=3,
              editing=4)   # floors
 ROOMS = {"networks", "checkpoints", "explorer"}
-FACE = {"__init__", "__main__"}
+FACE = {"__init__", "__main__", "options"}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 

@@ -37,7 +37,7 @@ function remember(control) {
 function change(control, patch) {
   Object.assign(settings, patch);
   if ("target" in patch) forget();
-  paint();
+  update();
   clearTimeout(pause);
   pause = setTimeout(() => { remember(control); send(); }, PAUSE);
 }
@@ -49,7 +49,7 @@ function forget() {
   settings.blend = settings.blend.filter(word => there.has(word));
 }
 
-function paint() {
+function update() {
   // All controls as the settings say; of the one that has the focus its text is left as it is typed.
   for (const element of document.querySelectorAll("[data-set]")) {
     const value = String(settings[element.dataset.set]);
@@ -69,7 +69,7 @@ function paint() {
   $("method").hidden = $("no-picture").hidden = !isPicture;
   $("seed").hidden = isPicture;
   $("picture-said").textContent = isPicture ? pictureNames[settings.picture] || "a picture" : "or drop one here";
-  document.querySelectorAll(".word").forEach(paintWord);
+  document.querySelectorAll(".word").forEach(updateWord);
 }
 
 // ---- asking the server ----
@@ -169,7 +169,7 @@ function decorate() {
     make("input", blend, {type: "checkbox", onchange: event => change(`blend ${name}`, {
       blend: event.target.checked ? [...settings.blend, name] : settings.blend.filter(each => each !== name)})});
     make("span", blend, {textContent: "blend"});
-    paintWord(box);
+    updateWord(box);
   }
   $("plain-label").hidden = false;
   showPlain();
@@ -181,7 +181,7 @@ function weigh(name, c) {
   change(`weight ${name}`, {weights: c === 1 ? others : {...others, [name]: c}});
 }
 
-function paintWord(box) {
+function updateWord(box) {
   const c = settings.weights[box.dataset.name] ?? 1, [value, weight] = box.querySelector("label").children;
   value.textContent = `× ${c < 0 ? "−" : ""}${Math.abs(c).toFixed(1)}`;
   value.classList.toggle("changed", c !== 1);
@@ -309,7 +309,7 @@ document.ondrop = event => {
   document.body.classList.remove("dropping");
   if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
 };
-window.onpopstate = () => { clearTimeout(pause); settings = read(); last.control = null; paint(); send(); };
+window.onpopstate = () => { clearTimeout(pause); settings = read(); last.control = null; update(); send(); };
 settings = read();
-paint();
+update();
 send();

@@ -1,7 +1,7 @@
-"""The live page: from its settings to what it shows. server.py hands them to and fro.
+"""The live page: from its settings to what it shows. server.py passes both over HTTP.
 
-A change of the settings runs again what depends on it and nothing else. The source is kept as an inversion, of a
-picture or of its own run, and every edit begins from it: so the same settings always give the same picture.
+A change of the settings computes only what depends on it. The source is kept as an inversion, of a picture or of its
+own run, and every edit begins from it. So the same settings always give the same picture.
 """
 import dataclasses
 import hashlib
@@ -12,12 +12,13 @@ import shlex
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 
 import torch
 from PIL import Image
 
-from ..align import words
+from ..align import unknown_words
 from ..blend import LocalBlend
 from ..ddim import timesteps
 from ..editing import prompt_to_prompt
@@ -94,7 +95,7 @@ def about(setting):
 
 
 def check_settings(given):
-    """All settings, those that are not given as they are at first. Raises Refused for what is none."""
+    """All settings; those that are not given have their first value. Raises Refused for an invalid one."""
     if not isinstance(given, dict):
         raise Refused("the settings must be an object")
     for name in given.keys() - SETTINGS.keys():
@@ -106,7 +107,7 @@ def check_settings(given):
 
 
 class Watched:
-    """A UNet, of which each call is told before. All else is the UNet's own."""
+    """A UNet that calls `told` before each of its own calls. Everything else is the UNet's."""
 
     def __init__(self, unet, told):
         self.unet, self.told = unet, told
@@ -120,7 +121,7 @@ class Watched:
 
 
 class Seen:
-    """A blend whose last mask one can look at, (height, width) of booleans."""
+    """A blend that tells its last mask afterwards."""
 
     def __init__(self, blend):
         self.blend = blend
@@ -129,10 +130,14 @@ class Seen:
         cross_edit, blend = self.blend.begin(*args)
 
         def seen(z, z_star, t):
-            # It takes z outside of the mask and z_star inside: of zeros and ones it makes the mask itself.
-            self.mask = blend(torch.zeros_like(z), torch.ones_like(z_star), t)[0, 0] > 0
+            self.last = partial(blend, torch.zeros_like(z), torch.ones_like(z_star), t)
             return blend(z, z_star, t)
         return cross_edit, seen
+
+    @property
+    def mask(self):
+        """(height, width) of booleans: a blend takes z outside the mask and z_star inside, here zeros and ones."""
+        return self.last()[0, 0] > 0
 
 
 class Kept(OrderedDict):
@@ -190,7 +195,7 @@ class Session:
                 self.change.notify_all()
 
     def keep_picture(self, content):
-        """A picture file's bytes, kept as the model takes it. Raises Refused for what is none, or too large."""
+        """Keeps a picture file's bytes as the model takes them. Raises Refused if it is not a picture, or too large."""
         Image.init()
         formats = [name for name in FORMATS if name in Image.OPEN]
         with about("picture"):
@@ -248,7 +253,7 @@ class Session:
                 return prompt_to_prompt(model, prompts[:1], steps=steps, guidance=guidance, seed=s["seed"]).inversion
             with about("picture"):
                 if s["picture"] not in self.pictures:
-                    raise ValueError("this picture is not kept any more; choose it again")
+                    raise ValueError("this picture is no longer here; choose it again")
                 calls = steps * (13 if s["method"] == "null-text" and guidance != 1 else 1)
                 return invert(watched("inverting the picture", calls), self.pictures[s["picture"]], *prompts[:1],
                               s["method"], steps, guidance)
@@ -261,10 +266,8 @@ class Session:
             watched("generating the target without injection", steps), prompts, **rest).images)
         result = prompt_to_prompt(watched("generating the target", steps), prompts, recorder(edit), own, blend=blend,
                                   watch=recorder.watch, **rest)
-        notes, known = {}, tokenizer.init_kwargs.get("known_words")      # a small model may list them
-        for name in ("source", "target") if known else ():
-            unknown = sorted({unit.text for unit in words(tokenizer, s[name])}.difference(known))
-            notes |= {name: f"This model does not know {', '.join(unknown)}."} if unknown else {}
+        unknown = {name: unknown_words(tokenizer, s[name]) for name in ("source", "target")}
+        notes = {name: f"This model does not know {', '.join(each)}." for name, each in unknown.items() if each}
         return dict(
             code, data=page_data(self.model, result, recorder, code["command"] or "", without=plain),
             mask=None if blend is None else url(Image.fromarray(blend.mask.cpu().numpy())), notes=notes)

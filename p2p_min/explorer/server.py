@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def refusal(self):
-        """(status, message) for a request that is none of ours, or None."""
+        """(status, message) for a request that is not from our page, or None."""
         parts = self.path.split("/")
         host, origin = self.headers.get_all("Host", []), self.headers.get_all("Origin", [])
         if len(host) != 1 or host[0] not in self.server.hosts:
@@ -106,8 +106,8 @@ class Handler(BaseHTTPRequestHandler):
             return 403, "no token"
         self.what = "/".join(parts[2:])
         if len(parts) < 3 or self.what not in ("", *LARGEST):
-            return 404, "nothing is here"
-        return (405, "not this way") if (self.command == "GET") != (self.what == "") else None
+            return 404, "there is nothing here"
+        return (405, "this is for another method") if (self.command == "GET") != (self.what == "") else None
 
     def do_GET(self):
         if refusal := self.refusal():
@@ -148,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
         if not lengths or "Transfer-Encoding" in self.headers:
             return 411, "the length is missing"
         if len(lengths) > 1 or not re.fullmatch("[0-9]{1,12}", lengths[0]):
-            return 400, "this is no length"
+            return 400, "this is not a length"
         if int(lengths[0]) > LARGEST[self.what]:
             return 413, f"at most {LARGEST[self.what]} bytes"
         self.body = self.rfile.read(int(lengths[0]))
@@ -162,12 +162,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def serve(model, given, port=0, first=()):
-    """Prints the page's address, opens it, and serves until Ctrl-C. Raises ValueError for a port that cannot be had."""
+    """Prints the page's address, opens it, and serves until Ctrl-C. Raises ValueError if the port is taken."""
     session = Session(model, given)
     try:
         server = Server(session, port, first)
     except OSError as error:
-        raise ValueError(f"port {port} cannot be had: {error.strerror or error}") from None
+        raise ValueError(f"port {port} is not available: {error.strerror or error}") from None
     print(f"{server.address}\n(only this computer can open it; Ctrl-C ends it)", flush=True)
     # Without a window system, webbrowser would start a browser in the terminal.
     if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & os.environ.keys():

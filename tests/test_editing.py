@@ -592,5 +592,6 @@ def test_a_mask_that_lets_nothing_change_is_an_error(tokenizer, arguments, says)
 def test_a_mask_of_another_shape_says_so(model, tokenizer, words, size):
     """It must have the shape of the picture; how fine it is does not matter."""
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], words, mask=ramp(*size))
-    with pytest.raises(ValueError, match=f"the mask is {size[1]} × {size[0]}; it must have the aspect ratio of the"):
+    says = f"the mask is {size[1]} × {size[0]}; it must have the aspect ratio of the picture, "
+    with pytest.raises(ValueError, match=says):
         sample(model, blend=blend)

@@ -550,7 +550,7 @@ def test_a_model_without_a_size_asks_for_one(model):
 
 
 @pytest.mark.parametrize("method, arguments, says", [
-    ("direct", dict(prompts=["a car", SOURCE]), f"the inversion's, '{SOURCE}', not 'a car'"),
+    ("direct", dict(prompts=["a car", SOURCE]), f"must be the inversion's, '{SOURCE}', not 'a car'"),
     ("direct", dict(steps=3), "has 2 steps; give steps=2, or invert with 3"), ("direct", dict(steps=1), "has 2 steps"),
     ("direct", dict(latents=torch.zeros(1, 4, 8, 8)), "latents or an inversion, not both"),
     ("null-text", dict(guidance=3), "made for guidance 7.5; .* invert again with 3"),

@@ -356,7 +356,8 @@ def test_a_vae_is_taken_in_place_of_the_files_own(files, folder, words, tensors,
                  "--vae", str(folder / "vae")]) == 0
     assert f"; with the VAE of {folder / 'vae'}) on cpu" in capsys.readouterr().out
     assert torch.equal(p2p.load(files("sd1"), "cpu", tokenizer=words, vae=folder / "vae").vae.quant_conv.weight, theirs)
-    for whole, says in ((folder, "give its folder"), (files("sd1"), "--vae takes a file with only a VAE")):
+    for whole, says in ((folder, f"give its folder {folder / 'vae'} to --vae"),
+                        (files("sd1"), "--vae takes a file with only a VAE")):
         refused(files("sd1"), str(whole), "is a whole checkpoint", says, tokenizer=words, vae=whole)
     spoilt = write(tmp_path / "spoilt.safetensors", alone | {"encoder.stranger": torch.zeros(1)})
     refused(files("sd1"), str(spoilt), "does not know", "encoder.stranger", tokenizer=words, vae=spoilt)

@@ -462,8 +462,13 @@ def test_ctrl_c_ends_it_cleanly(folder):
         connection = http.client.HTTPConnection(host, timeout=30)
         connection.request("POST", f"/{token}/run", json.dumps(MANY), {"Content-Type": "application/json"})
         assert "said" in json.loads(connection.getresponse().readline())
+        half = socket.create_connection(("127.0.0.1", int(host.split(":")[1])))
+        half.sendall(b"POST / HTTP/1.1\r\nHo")              # a request that never comes whole does not hold it up
+        began = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
+        assert time.monotonic() - began < 8
+        half.close()
     finally:
         process.kill()
     assert process.returncode == 130 and errors == ""

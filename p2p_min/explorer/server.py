@@ -31,7 +31,8 @@ class Gone(Exception):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    daemon_threads, request_queue_size = True, 64
+    # Closing waits for the threads: torch aborts a process that ends while one of them still runs.
+    daemon_threads, request_queue_size = False, 64
     allow_reuse_address = os.name != "nt"                  # where it would let others listen there too
 
     def __init__(self, session, port=0, first=()):
@@ -53,8 +54,16 @@ class Server(socketserver.ThreadingTCPServer):
         return threading.active_count() < THREADS
 
     def service_actions(self):                             # a request that drips in does not hold its thread for ever
+        self.give_up(time.monotonic() - SECONDS)
+
+    def server_close(self):
+        self.give_up(time.monotonic())                     # nobody waits for half a request
+        super().server_close()
+
+    def give_up(self, before):
+        """Ends the requests that began before this time and have not arrived whole."""
         for connection, since in list(self.reading.items()):
-            if time.monotonic() > since + SECONDS:
+            if since < before:
                 self.reading.pop(connection, None)
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RD)

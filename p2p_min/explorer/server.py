@@ -37,8 +37,8 @@ class Server(socketserver.ThreadingTCPServer):
 
     def __init__(self, session, port=0, first=()):
         """first: settings that are not to be as usual when the page opens."""
-        super().__init__(("127.0.0.1", port), Handler)
         self.session, self.token, self.reading = session, secrets.token_urlsafe(), {}
+        super().__init__(("127.0.0.1", port), Handler)     # which closes the server if the port is taken
         self.hosts = [f"{name}:{self.server_address[1]}" for name in ("127.0.0.1", "localhost")]
         settings = {name: value for name, (value, _, _) in SETTINGS.items()} | dict(first)
         prefixes = [".".join(name.split(".")[:n]) for n in (1, 3) for name in session.layers]

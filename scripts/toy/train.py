@@ -415,7 +415,11 @@ def export(args):
         (out / folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file({k: v.half().contiguous() for k, v in module.state_dict().items()},
                   out / folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    painter.text.half().save_pretrained(out / "text_encoder")
+    text = painter.text.half()
+    text.config.save_pretrained(out / "text_encoder")
+    # Every transformers reads the names with the prefix; the newest write, and the oldest read, only one of the two.
+    save_file({"text_model." + name.removeprefix("text_model."): v.contiguous() for name, v in text.state_dict().items()},
+              out / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((out / "text_encoder" / "config.json").read_text())
     config["dtype"] = "float32"            # transformers would run it in fp16 otherwise, diffusers the rest in fp32
     (out / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")

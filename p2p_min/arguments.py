@@ -3,6 +3,7 @@ import torch
 
 from .inversion import Inversion
 from .networks.config import is_number, is_whole
+from .networks.text import Context
 from .pictures import LARGEST
 
 
@@ -10,11 +11,11 @@ def check_arguments(prompts, guidance, **functions):
     """Raises ValueError for invalid arguments of a run."""
     if not isinstance(prompts, (list, tuple)) or not prompts:
         raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
-    if not is_number(guidance):
-        raise ValueError(f"guidance must be a finite number, not {guidance!r}")
+    if not (is_number(guidance) or callable(guidance)):
+        raise ValueError(f"guidance must be a finite number, or a function of eps_c, eps_u and t, not {guidance!r}")
     for name, function in functions.items():
         for each in function.values() if isinstance(function, dict) else [function]:
-            if not (each is None or callable(each) or (name == "blend" and hasattr(each, "begin"))):
+            if not (each is None or callable(each) or hasattr(each, "begin" if name == "blend" else "attend")):
                 raise ValueError(f"{name} must be a function, not {each!r}")
 
 
@@ -33,7 +34,8 @@ def check_inversion(inversion, source, steps, guidance, negative, latents):
         raise ValueError(f"{inversion.method} has its own unconditional embeddings; leave the negative prompt empty")
     if inversion.method == "null-text" and guidance != inversion.guidance:
         raise ValueError(f"the null-text inversion was made for guidance {inversion.guidance:g}; give that, or invert "
-                         f"again with {guidance:g}")
+                         + ("with another method: null-text cannot be made for a function" if callable(guidance) else
+                            f"again with {guidance:g}"))
 
 
 def latent_size(model, prompts, seed, height, width, latents):
@@ -65,3 +67,21 @@ def pixels(model, name, value):
     if not is_whole(value) or not f <= value <= LARGEST or value % f:
         raise ValueError(f"{name} must be a multiple of {f} pixels, from {f} to {LARGEST}, not {value!r}")
     return value
+
+
+def check_context(context, encoded):
+    """The `Context` in the dtype of the `encoded` prompts. Raises ValueError unless it has the same shapes."""
+    context = Context(context) if isinstance(context, torch.Tensor) else context
+    ours, theirs = ([getattr(part, "shape", None) for part in each] if isinstance(each, Context) else type(each).__name__
+                    for each in (encoded, context))
+    if ours != theirs:
+        raise ValueError(f"context must be a Context as networks.text.encode makes it, with shapes {ours}, not {theirs}")
+    return Context(*(None if part is None else part.to(like) for part, like in zip(context, encoded)))
+
+
+def check_like(what, returned, like):
+    """What was `returned`. Raises ValueError unless it is a tensor shaped like `like`."""
+    if getattr(returned, "shape", None) != like.shape:
+        got = tuple(returned.shape) if isinstance(returned, torch.Tensor) else type(returned).__name__
+        raise ValueError(f"{what} of shape {tuple(like.shape)}; this one returned {got}")
+    return returned

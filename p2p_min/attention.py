@@ -3,15 +3,17 @@
     Edit = Callable[[M, M_star, t], M_hat]
     M       (heads, height, width, keys)            the source's map at this layer: row 0 of the call
     M_star  (targets, heads, height, width, keys)   the targets' own maps: the rows after it
-    t       float in (0, 1]: 1 at pure noise, 1 - i/N at step i of N
+    t       float in (0, 1]: 1 at pure noise, (N - i)/N at step i of N; `t <= 0.3` is the last 30 % exactly
     M_hat   shaped like M_star: what the targets use instead
 
 Maps are float32, on the model's device, whatever the model's dtype. The keys of a cross-attention map are text tokens;
 those of a self-attention map are pixels, row by row.
-An edit may have a method `active(height, width, t) -> bool`; if it returns False, no map is computed. Two more methods
-are for speed. `only_looks(height, width, t) -> bool` returns True if the edit returns M_star unchanged: attention is
-then bit for bit the same as without it. `attend(q, k, v, size, t)` is called instead of an edit that needs no maps: it
-gets the rows of the source and the targets, and returns their attention as the function below does.
+An edit may have more methods:
+    active(height, width, t) -> bool          False: no map is computed here, and the edit is not called
+    only_looks(height, width, t) -> bool      True: it returns M_star unchanged, so attention stays the same bit for bit
+    attend(q, k, v, size, t) -> out           the whole attention of the source, row 0, and the targets: called instead
+                                              of the edit, and no map is computed. q (rows, heads, pixels, d), k and v
+                                              (rows, heads, keys, d), size (height, width), out like q
 """
 from functools import partial
 from typing import NamedTuple

@@ -10,7 +10,7 @@ from PIL import Image
 from .align import find
 from .networks.config import is_number
 from .pictures import to_rgb
-from .watching import watch
+from .watching import look
 
 
 class LocalBlend:
@@ -76,7 +76,7 @@ class LocalBlend:
 
         if self.words is None:
             return cross_edit, blend
-        return watch(cross_edit, lambda height, width: (height, width) == tuple(size), note), blend
+        return look(cross_edit, lambda height, width: (height, width) == tuple(size), note), blend
 
 
 def columns(tokenizer, prompts, words, name):

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from .arguments import check_arguments, check_inversion, latent_size
+from .arguments import check_arguments, check_context, check_inversion, check_like, latent_size
 from .ddim import predict, step, timesteps
 from .inversion import Inversion, check_facts, check_finite, facts
 from .networks.text import encode
 from .pictures import png, sheet, to_image
+from .watching import unseen
 
 # At most this many rows in one call. One call of four is 1.3 times as fast as two calls of two, and one of eight 1.05
 # times as fast; more rows gain nothing (toy model, one CPU thread), and memory would double.
@@ -47,8 +48,8 @@ class Result:
 
 @torch.no_grad()
 def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=None, negative="", steps=50,
-                     guidance=7.5, seed=0, height=None, width=None, latents=None, inversion=None,
-                     watch=None, progress=False):
+                     guidance=7.5, seed=0, height=None, width=None, latents=None, inversion=None, context=None,
+                     edit_unconditional=False, watch=None, progress=False):
     """Generate [source, target, ...] together, with the targets' attention maps edited using the source's.
 
     Without an edit nothing is injected: the prompts share only their noise.
@@ -61,12 +62,17 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     blend       blend(z, z_star, t) -> z_star after each step, such as a `LocalBlend`
     negative    the unconditional prompt
     steps       number of DDIM steps
-    guidance    w in eps_u + w (eps_c - eps_u); 1 is the conditional prediction alone, and halves the work
+    guidance    w in eps_u + w (eps_c - eps_u); 1 is the conditional prediction alone, and halves the work; or a function
+                (eps_c, eps_u, t) -> eps of the rows that get guidance, (rows, 4, height/f, width/f), fp32
     seed        of the noise, which is drawn on the CPU, so that a seed gives the same picture on every device
     height, width   of the pictures, in pixels; None: the model's own size
     latents     the noise itself, (1, 4, height/f, width/f) shared, or one per prompt; None: from the seed
     inversion   of a picture, from `invert`, or a Result of an earlier run: the source is that picture, and the first
                 prompt must be its prompt. `steps` must be its number of steps; `seed` is not used
+    context     in place of the encoded prompts: a `networks.text.Context` with a row for each, as `encode` makes it.
+                An inversion's own is that of its prompt
+    edit_unconditional  whether the edits also see the unconditional rows, in a second call at the same t: row 0 is the
+                source's, the others are the targets'. Blends and recorders do not see them
     watch       watch(z_0, t) is called with each step's prediction, before the blend; z_0 is like `Result.latents`
     progress    whether to show a progress bar on standard error
     returns     `Result`
@@ -82,7 +88,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         latents = inversion.latents[0]            # (1, 4, height/f, width/f)
     z = noise(model, len(prompts), seed, height, width, latents)
     size = [model.vae.factor * n for n in z.shape[-2:]]
-    context = encode(model, list(prompts), *size)
+    encoded = encode(model, list(prompts), *size)
+    context = encoded if context is None else check_context(context, encoded)
     empty = encode(model, [negative], *size, is_negative=True)
     unconditional = [empty] * steps
     if inversion is not None and inversion.unconditional is not None:
@@ -92,12 +99,13 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         cross_edit, blend = blend.begin(cross_edit, sizes, z.shape[-2:])
     kept = inversion.latents if inversion is not None and inversion.method == "direct" else None
     z, trajectory = algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept,
-                                watch, progress)
-    source = Inversion(trajectory, prompts[0], "direct", guidance, facts=model_facts)
+                                edit_unconditional, watch, progress)
+    source = Inversion(trajectory, prompts[0], "direct", None if callable(guidance) else guidance, facts=model_facts)
     return Result(decode(model, z), z, source, list(prompts))
 
 
-def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept, watch, progress):
+def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept,
+                edit_unconditional, watch, progress):
     """Denoises z, (prompts, 4, h, w): row 0 is z_t, the source; the rows after it are z*_t, the targets.
 
     kept     (steps + 1, 1, 4, h, w): the trajectory to which the source is reset after each step (direct inversion), so
@@ -105,12 +113,14 @@ def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, s
     returns  z at the end, and the source's trajectory, (steps + 1, 1, 4, h, w), on the CPU
     """
     trajectory = [z[:1]]
-    guided = slice(0 if kept is None else 1, None if guidance != 1 else 0)      # the rows that get guidance
+    first = 0 if kept is None or edit_unconditional else 1
+    guided = slice(first, None if guidance != 1 else 0)                         # the rows that get guidance
     for i, timestep in enumerate(tqdm(times, desc="denoising", disable=not progress)):
-        t = 1 - i / len(times)                                                  # 1 is pure noise
+        t = (len(times) - i) / len(times)                                       # 1 is pure noise
         # In every attention of the network: M_hat = Edit(M, M_star, t), in place of M_star.
-        eps, eps_u = denoise(model, z, timestep, context, guided, unconditional[i], cross_edit, self_edit, t)
-        eps[guided] = eps_u + guidance * (eps[guided] - eps_u)
+        eps, eps_u = denoise(model, z, timestep, context, guided, unconditional[i], edit_unconditional,
+                             cross_edit, self_edit, t)
+        eps[guided] = guide(guidance, eps[guided], eps_u, t)
         if watch is not None:
             watch(predict(model.schedule, z, eps, times, i), t)
         z = step(model.schedule, z, eps, times, i)                              # z_{t-1}, z*_{t-1}
@@ -122,17 +132,25 @@ def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, s
     return z, torch.stack(trajectory).cpu()
 
 
-def denoise(model, z, timestep, context, guided, unconditional, *edits):
+def guide(guidance, eps_c, eps_u, t):
+    """Classifier-free guidance (Ho & Salimans 2022), or a function of one's own in its place."""
+    if callable(guidance):
+        return check_like("guidance must return eps", guidance(eps_c, eps_u, t), eps_c)
+    return eps_u + guidance * (eps_c - eps_u)
+
+
+def denoise(model, z, timestep, context, guided, unconditional, edit_unconditional, *edits):
     """DM: eps of the prompts (source, then targets), and eps_u of the `guided` rows; fp32.
 
     One call of the network. Its rows are the source, the targets, then the unconditional rows, which no edit sees.
-    With more than ONE_CALL rows, the unconditional rows get a call of their own.
+    With more than ONE_CALL rows, or to be edited among themselves, the unconditional rows get a call of their own.
     """
-    z = z.to(model.dtype)
+    z, timestep = z.to(model.dtype), torch.tensor(timestep, device=z.device)    # a number would be compiled anew each step
     rows, z_u = len(z), z[guided]
     unconditional = unconditional.expand(len(z_u))
-    if len(z_u) and rows + len(z_u) > ONE_CALL:
-        eps, eps_u = model.unet(z, timestep, context, *edits), model.unet(z_u, timestep, unconditional)
+    if len(z_u) and (edit_unconditional or rows + len(z_u) > ONE_CALL):
+        edits_u = (*map(unseen, edits[:2]), *edits[2:]) if edit_unconditional else ()
+        eps, eps_u = model.unet(z, timestep, context, *edits), model.unet(z_u, timestep, unconditional, *edits_u)
     else:
         both = model.unet(torch.cat([z, z_u]), timestep, context.join(unconditional), *edits, rows)
         eps, eps_u = both.split([rows, len(z_u)])

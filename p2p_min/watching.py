@@ -1,8 +1,8 @@
 """Watching the maps: an edit that looks at them and changes nothing. This is how a blend and a recorder see them."""
-from .attention import apply, only_looks, wants
+from .attention import apply, choose, only_looks, wants
 
 
-class Watching:
+class Looking:
     """An edit that does what `edit` does (None: nothing), and passes maps of some sizes to note(M, M_star, M_hat, t).
 
     sizes  sizes(height, width) -> bool: whether to pass maps of this size
@@ -28,8 +28,24 @@ class Watching:
         return M_hat
 
 
-def watch(edit, sizes, note):
-    """`edit` in a `Watching`; for {name prefix: edit}, each of them, and also the layers that no prefix matches."""
-    if not isinstance(edit, dict):
-        return Watching(edit, sizes, note)
-    return {prefix: Watching(each, sizes, note) for prefix, each in {"": None, **edit}.items()}
+def look(edit, sizes, note, layers=""):
+    """`edit` (or {name prefix: edit}) in a `Looking`, in the layers whose names begin with `layers`; "": in all.
+
+    Raises ValueError for an edit that has only `attend`: it makes no maps that one could look at.
+    """
+    edits = {"": None, **edit} if isinstance(edit, dict) else {"": edit}
+    edits[layers] = choose(edits, layers)
+    inside = [prefix for prefix in edits if f"{prefix}.".startswith(f"{layers}.") or not layers]
+    for each in (edits[prefix] for prefix in inside):
+        if not (each is None or callable(each)):
+            raise ValueError(f"a blend or a recorder cannot see the edit {type(each).__name__}, which computes attention "
+                             "without maps; give it a __call__(M, M_star, t) as well, or leave them out")
+    edits |= {prefix: Looking(edits[prefix], sizes, note) for prefix in inside}
+    return edits if len(edits) > 1 else edits[""]
+
+
+def unseen(edit):
+    """The edit, or {name prefix: edit}, without any `Looking` around it."""
+    if isinstance(edit, dict):
+        return {prefix: unseen(each) for prefix, each in edit.items()}
+    return unseen(edit.edit) if isinstance(edit, Looking) else edit

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from p2p_min.attention import Attention, Edits, attend, choose
-from p2p_min.watching import watch
+from p2p_min.watching import look
 
 SIZE = (3, 5)
 
@@ -142,7 +142,7 @@ def test_an_edit_that_only_looks_sees_the_maps_and_changes_nothing():
 def test_an_edit_around_one_that_only_looks_is_used():
     """It passes on whether the other is active, and does something itself."""
     class Half:
-        base = watch(None, lambda height, width: True, lambda M, M_star, M_hat, t: None)
+        base = look(None, lambda height, width: True, lambda M, M_star, M_hat, t: None)
         active = lambda self, height, width, t: self.base.active(height, width, t)
         __call__ = lambda self, M, M_star, t: 0.5 * self.base(M, M_star, t)
     q, k, v = qkv()

@@ -64,7 +64,7 @@ def test_the_run_is_algorithm_1(model, tokenizer, guidance):
     times = timesteps(model.schedule, 4)
     with torch.no_grad():
         for i in range(4):
-            eps = model.unet(z, times[i], P, edit, own_edit, 1 - i / 4)
+            eps = model.unet(z, times[i], P, edit, own_edit, (4 - i) / 4)
             eps_u = model.unet(z, times[i], empty)
             z = step(model.schedule, z, eps_u + guidance * (eps - eps_u), times, i)
     assert_same(result.latents, z)
@@ -149,7 +149,7 @@ def test_edits_are_told_the_time_and_the_rows(model, guidance, N):
     edits = [lambda M, M_star, t, log=log: log.append((t, len(M_star))) or M_star for log in seen]
     sample(model, PROMPTS, *edits, steps=N, guidance=guidance)
     for log in seen:
-        assert log == [(1 - i / N, 2) for i in range(N) for _ in range(ATTENTIONS)]
+        assert log == [((N - i) / N, 2) for i in range(N) for _ in range(ATTENTIONS)]
 
 
 @pytest.mark.parametrize("guidance, rows", [(1, 2), (1.0, 2), (0, 4), (7.5, 4), (-1.5, 4)])
@@ -311,7 +311,7 @@ def test_a_plain_function_serves_as_blend(model):
         seen.append((tuple(z.shape), tuple(z_star.shape), t))
         return z_star if t > 0.5 else z.expand_as(z_star)
     z = sample(model, PROMPTS, blend=blend).latents
-    assert seen == [((1, 4, 8, 8), (2, 4, 8, 8), 1 - i / 4) for i in range(4)]
+    assert seen == [((1, 4, 8, 8), (2, 4, 8, 8), (4 - i) / 4) for i in range(4)]
     assert torch.equal(z[1:], z[:1].expand(2, -1, -1, -1))
 
 

@@ -74,7 +74,7 @@ def test_a_swap_keeps_row_sums(tokenizer):
 @pytest.mark.parametrize("N", [10, 50, 7])
 def test_windows_are_exact_on_the_grid_of_steps(tokenizer, N):
     """Window (a/N, b/N) acts at steps a … b-1 of N, for every a <= b, in every kind of edit, whatever the rounding."""
-    times = [1 - i / N for i in range(N)]
+    times = [(N - i) / N for i in range(N)]
     for a in range(N + 1):
         for b in range(a, N + 1):
             acts = [i for i, t in enumerate(times) if inside(a / N, b / N, t)]

@@ -235,7 +235,7 @@ def test_the_run_is_algorithm_1(xl, negative, guidance):
     times = timesteps(xl.schedule, 4)
     with torch.no_grad():
         for i in range(4):
-            eps = xl.unet(z, times[i], P, edit, self_edit, 1 - i / 4)
+            eps = xl.unet(z, times[i], P, edit, self_edit, (4 - i) / 4)
             eps_u = xl.unet(z, times[i], empty.expand(2))
             z = step(xl.schedule, z, eps_u + guidance * (eps - eps_u), times, i)
     assert_same(ours.latents, z)
@@ -474,7 +474,7 @@ def test_few_steps_as_turbo_models_are_used(copy, steps, times, recwarn):
         return inject(M, M_star, t)
     z = sample(model, PROMPTS[:2], edit, steps=steps, guidance=1).latents
     assert seen == [(time, 2) for time in times] and not recwarn.list
-    assert list(dict.fromkeys(heard)) == [1 - i / steps for i in range(steps)]
+    assert list(dict.fromkeys(heard)) == [(steps - i) / steps for i in range(steps)]
     if steps == 1:                                         # all the way from noise to the schedule's last level
         noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         alpha, alpha_to = model.schedule.alphas_cumprod[[999, 0]]

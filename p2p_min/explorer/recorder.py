@@ -3,7 +3,7 @@ import torch
 
 from ..align import find, words
 from ..networks.text import spans
-from ..watching import watch
+from ..watching import look
 
 SMALL = 32 * 32                                # pixels: larger maps are kept on average only
 
@@ -18,6 +18,7 @@ class Recorder:
     prompts   those of the run, source first; one alone is fine
     per_step  whether to keep each step's maps too (of at most 32 × 32 pixels, averaged over heads) and, with
               `watch=recorder.watch` as an argument of the run, its predictions
+    layers    only those whose names begin so: "up_blocks.2", or one of `model.unet.attention_names("cross")`; "": all
     The run is the same to the bit as without (to rounding, where an edit has `attend`). The edit keeps nothing; what
     was seen is in the recorder alone, as averages that do not grow with the run. A new run starts anew: t shows it by
     rising, or an edit was given to the recorder since.
@@ -27,20 +28,20 @@ class Recorder:
     predictions  {t: z_0, (prompts, 4, height/f, width/f)}: the clean latents that each step foresees
     """
 
-    def __init__(self, tokenizer, prompts, per_step=False):
+    def __init__(self, tokenizer, prompts, per_step=False, layers=""):
         if not isinstance(prompts, (list, tuple)) or not prompts:
             raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
-        self.tokenizer, self.prompts, self.per_step = tokenizer, list(prompts), per_step
+        self.tokenizer, self.prompts, self.per_step, self.layers = tokenizer, list(prompts), per_step, layers
         self.keys = max(len(spans(tokenizer, prompt)) for prompt in prompts)             # beyond them is padding
-        self.t, self.seen, self.predictions = 0.0, {}, {}
+        self.t, self.steps, self.seen, self.predictions = 0.0, 0, {}, {}
 
     def __call__(self, edit=None):
         """`edit` (a function, {name prefix: function}, or None for no edit), watched: give it as `cross_edit`."""
         for each in edit.values() if isinstance(edit, dict) else [edit]:
-            if not (each is None or callable(each)):
+            if not (each is None or callable(each) or hasattr(each, "attend")):
                 raise ValueError(f"an edit must be a function, not {each!r}")
         self.t = 0.0                                       # whatever comes next is a new run, also of one step only
-        return watch(edit, lambda height, width: True, self.note)
+        return look(edit, lambda height, width: True, self.note, self.layers)
 
     def watch(self, z_0, t):
         """Keeps a step's prediction: give it as `watch` to the run."""
@@ -50,7 +51,8 @@ class Recorder:
 
     def begin(self, t):
         if t > self.t:
-            self.seen, self.predictions = {}, {}
+            self.steps, self.seen, self.predictions = 0, {}, {}
+        self.steps += t != self.t
         self.t = t
 
     def note(self, M, M_star, M_hat, t):
@@ -96,7 +98,7 @@ class Recorder:
         edited    of a target: M_hat, which it used; False: M_star, its own, before the edit
         size      (height, width) of the maps; None: `size`
         per_step  (steps, height, width), as `times`
-        per_head  (heads, height, width)
+        per_head  (heads, height, width), of one layer alone: head h of another layer is another head
         Raises ValueError for a word that the prompt does not have, and for what was not recorded.
         """
         if not self.seen:
@@ -114,6 +116,9 @@ class Recorder:
             there = [each for each in self.sizes if not per_step or each[0] * each[1] <= SMALL]
             raise ValueError(f"no {'steps' if per_step else 'maps'} of {listed([size])} were kept; there are "
                              f"{listed(there)}")
+        if per_head and self.seen[keys[0]][1] > self.steps:
+            raise ValueError(f"the maps of {listed([size])} are of several layers, whose heads have nothing in common; "
+                             'build the recorder with layers= one name of model.unet.attention_names("cross")')
         found = [self.seen[key][0][row][..., tokens].sum(-1) / self.seen[key][1] for key in keys]
         if per_head:
             return found[0].cpu().numpy()

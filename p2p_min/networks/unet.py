@@ -256,7 +256,7 @@ class UNet(nn.Module):
         """One prediction for every row.
 
         z           (all rows, 4, height, width)   latents; with edits, row 0 is the source, the next ones are targets
-        timestep    int, or (all rows,)            of the training schedule, 0 to 999
+        timestep    int, or a tensor () or (all rows,)  of the training schedule, 0 to 999
         context     (all rows, keys, width)        the text's states; or a `text.Context`, as SDXL needs
         cross_edit, self_edit                      an Edit (see attention.py), or {module-name prefix: Edit}
         t           float in (0, 1]                the time that is passed to the edits
@@ -264,8 +264,8 @@ class UNet(nn.Module):
         returns     (all rows, 4, height, width)
         Raises ValueError for a prefix that matches no attention layer.
         """
-        self.check_prefixes(cross_edit, "attn2")
-        self.check_prefixes(self_edit, "attn1")
+        self.check_prefixes(cross_edit, "cross")
+        self.check_prefixes(self_edit, "self")
         edits = Edits(cross_edit, self_edit, t, rows)
         context, pooled, sizes = context if isinstance(context, tuple) else (context, None, None)
         time = torch.as_tensor(timestep, device=z.device).expand(z.shape[0])
@@ -292,10 +292,17 @@ class UNet(nn.Module):
     def check_prefixes(self, edit, kind):
         if not isinstance(edit, dict):
             return
-        names = [f"{name}." for name, _ in self.named_modules() if name.endswith(kind)]
+        names = self.attention_names(kind)
         for prefix in edit:
-            if prefix and not any(name.startswith(f"{prefix}.") for name in names):
-                raise ValueError(f"no {kind} layer has the prefix {prefix!r}; names look like {names[0][:-1]!r}")
+            if prefix and not any(f"{name}.".startswith(f"{prefix}.") for name in names):
+                raise ValueError(f"no {kind}-attention has the prefix {prefix!r}; names look like {names[0]!r}")
+
+    def attention_names(self, kind):
+        """The names of its attention layers, "cross" or "self", in the order in which they are called."""
+        if kind not in ("cross", "self"):
+            raise ValueError(f"kind must be 'cross' or 'self', not {kind!r}")
+        last = dict(cross="attn2", self="attn1")[kind]
+        return [each.name for each in self.modules() if isinstance(each, Attention) and each.name.endswith(last)]
 
     def map_sizes(self, height, width):
         """The sizes (height, width) of the attention maps for latents of this size, largest first."""

@@ -139,7 +139,7 @@ def algorithm_1(z_T, P, P_star, edit, w=5.0):
     times = timesteps(model.schedule, STEPS)
     context, empty = encode(model, [P, P_star]), encode(model, ["", ""])
     for i in range(STEPS):
-        t = 1 - i / STEPS                                          # 1 is pure noise
+        t = (STEPS - i) / STEPS                                     # 1 is pure noise
         both = torch.cat([z, z_star])
         eps = model.unet(both, times[i], context, edit, None, t)   # M_hat = edit(M, M_star, t)
         eps_empty = model.unet(both, times[i], empty)
@@ -157,7 +157,7 @@ swapped = decode(model, torch.cat([z, z_star]))
 show("2_algorithm_1", [*alone[0], swapped[1]],
      [P, f"{P_star}, same noise: {overlap(*alone[0]):.2f}",
       f"{P_star}, same noise and maps: {overlap(*swapped):.2f}"])
-used = sum(1 - i / STEPS > 0.2 for i in range(STEPS))
+used = sum((STEPS - i) / STEPS > 0.2 for i in range(STEPS))
 print(f"the source's maps were used in {used} of {STEPS} steps")
 assert overlap(*swapped) > overlap(*alone[0]) + 0.2
 

@@ -47,7 +47,7 @@ def check_equal(mine, library, targets=1):
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(1 + targets, 2, 4, 4, 77, generator=generator, dtype=torch.float32)
     M, M_star = maps[0], maps[1:]
-    times = [1 - i / 50 for i in range(50)]
+    times = [(50 - i) / 50 for i in range(50)]
     apart = max((mine(M, M_star, t) - library(M, M_star, t)).abs().max().item() for t in times)
     print(f"largest difference between our Edit and the library's: {apart:.0e}")
     assert apart < 1e-5

@@ -91,7 +91,7 @@ maps = torch.rand(2, 4, 8, 8, 77, generator=generator, dtype=torch.float32)
 for steps in (0.4, (0.2, 0.7)):
     ours = inject(*steps) if isinstance(steps, tuple) else inject(0, steps)
     library = p2p.replace(model.tokenizer, [P, P_star], steps)
-    assert all(torch.equal(*(edit(maps[0], maps[1:], 1 - i / 50) for edit in (ours, library)))
+    assert all(torch.equal(*(edit(maps[0], maps[1:], (50 - i) / 50) for edit in (ours, library)))
                for i in range(50))
 
 edits = {f"first {end:.0%}": inject(0, end) for end in (0, 0.1, 0.4, 0.8)}
@@ -202,7 +202,7 @@ def two_windows(M, M_star, t):
 
 
 library = p2p.replace(model.tokenizer, [P, P_star], {"default_": 0.8, "blue": 0.2})
-assert all(torch.equal(*(edit(maps[0], maps[1:], 1 - i / 50) for edit in (two_windows, library)))
+assert all(torch.equal(*(edit(maps[0], maps[1:], (50 - i) / 50) for edit in (two_windows, library)))
            for i in range(50))
 print('{"default_": 0.8, "blue": 0.2} is what two_windows does')
 

@@ -66,7 +66,7 @@ def my_word_swap(answer):
         for tau, steps in (((), 20), ((), 50), ((0.5,), 20), ((0.6,), 50), ((0.0,), 20), ((1.0,), 20)):
             end = tau[0] if tau else 0.2
             for i in range(steps):
-                t = 1 - i / steps
+                t = (steps - i) / steps
                 if abs(t - end) < 1e-6:                    # the paper's t < tau and this t > tau differ here
                     continue
                 M, M_star = maps[0].clone(), maps[1:1 + targets].clone()

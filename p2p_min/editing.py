@@ -145,7 +145,9 @@ def denoise(model, z, timestep, context, guided, unconditional, edit_uncondition
     One call of the network. Its rows are the source, the targets, then the unconditional rows, which no edit sees.
     With more than ONE_CALL rows, or to be edited among themselves, the unconditional rows get a call of their own.
     """
-    z, timestep = z.to(model.dtype), torch.tensor(timestep, device=z.device)    # a number would be compiled anew each step
+    # For torch.compile: numbers that change with each step would be compiled into the network.
+    z, timestep = z.to(model.dtype), torch.tensor(timestep, device=z.device)
+    edits = (None, None, None) if edits[0] is edits[1] is None else edits
     rows, z_u = len(z), z[guided]
     unconditional = unconditional.expand(len(z_u))
     if len(z_u) and (edit_unconditional or rows + len(z_u) > ONE_CALL):

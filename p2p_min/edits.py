@@ -6,7 +6,6 @@ An Edit is a function (M, M_star, t) -> M_hat; attention.py explains the three. 
 when they are `active`, so that no map is computed that is not edited.
 """
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -68,9 +67,8 @@ class CrossEdit:
     start: torch.Tensor
     end: torch.Tensor
 
-    @cached_property
-    def windows(self):
-        return windows_of(self.start, self.end)
+    def __post_init__(self):                               # not cached_property: torch.compile stops at it
+        object.__setattr__(self, "windows", windows_of(self.start, self.end))
 
     def active(self, height, width, t):
         return any(inside(start, end, t) for start, end in self.windows)
@@ -90,9 +88,8 @@ class Reweight:
     start: torch.Tensor
     end: torch.Tensor
 
-    @cached_property
-    def windows(self):
-        return windows_of(self.start[self.c != 1], self.end[self.c != 1])
+    def __post_init__(self):
+        object.__setattr__(self, "windows", windows_of(self.start[self.c != 1], self.end[self.c != 1]))
 
     def active(self, height, width, t):
         return any(inside(start, end, t) for start, end in self.windows) or wants(self.base, (height, width), t)

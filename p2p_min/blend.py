@@ -34,7 +34,7 @@ class LocalBlend:
         pair = threshold if isinstance(threshold, (tuple, list)) else (threshold, threshold)
         if len(pair) != 2 or not all(is_number(x) and 0 <= x <= 1 for x in pair):
             raise ValueError(f"threshold must be a number from 0 to 1, or a pair of them, not {threshold!r}")
-        self.threshold, self.threshold_subtract = pair
+        self.threshold, self.threshold_subtract = map(float, pair)
         if words is None and (mask is None or subtract is not None):
             raise ValueError("give words" + (", or a mask" if subtract is None else " for subtract to be removed from"))
         self.words = None if words is None else columns(tokenizer, prompts, words, "words")

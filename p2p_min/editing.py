@@ -74,6 +74,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     Raises ValueError for anything that cannot be done, saying why.
     """
     check_arguments(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, watch=watch)
+    guidance = float(guidance)                             # of a Fraction too
     times = timesteps(model.schedule, steps)
     model_facts = facts(model, times)
     if inversion is not None:

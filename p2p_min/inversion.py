@@ -145,6 +145,7 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
     Raises ValueError or OSError for anything that cannot be done or read, saying why.
     """
     check_settings(method, prompt, guidance)
+    guidance = float(guidance)                             # of a Fraction too
     times = timesteps(model.schedule, steps)
     picture = image if isinstance(image, Image.Image) else read(image)
     if size is None and model.size is None:

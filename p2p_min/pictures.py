@@ -65,7 +65,7 @@ def to_rgb(image, ground="white"):
 
 
 def to_8_bits(image):
-    """A grey picture of floats, or of 16 or 32 bits. Raises ValueError if its numbers do not tell which one is white."""
+    """A grey picture of floats, or of 16 or 32 bits. Raises ValueError if its numbers do not tell which is white."""
     numbers = np.asarray(image, np.float64)
     low, high = (round(float(n), 3) for n in (numbers.min(), numbers.max()))
     if image.mode.startswith("I;16") or image.mode == "I" and image.format in ("PNG", "PPM"):
@@ -153,8 +153,8 @@ def font_for(text, size):
             best, lacks = font, lacking
         if not lacks:
             return best
-    warnings.warn(f"no font here has {' '.join(sorted(lacks))}, so captions show boxes there; install one, such as Noto "
-                  "Sans CJK or Noto Emoji", stacklevel=2)
+    warnings.warn(f"no font here has {' '.join(sorted(lacks))}, so captions show boxes there; install one, such as "
+                  "Noto Sans CJK or Symbola", stacklevel=2)
     return best
 
 

@@ -1,5 +1,6 @@
 """Algorithm 1 and the local blend on a small random model."""
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -284,6 +285,16 @@ def test_what_cannot_be_done_is_a_ValueError_that_names_it(model, arguments, say
     """Sizes, steps, seeds, prompts, guidance, latents, edits: refused with the argument's name, no black picture."""
     with pytest.raises(ValueError, match=says):
         sample(model, **{"prompts": ["a car", "a cat"], "steps": 2, **arguments})
+
+
+@pytest.mark.parametrize("number", [Fraction, np.float16, np.float64])
+def test_numbers_of_every_kind_are_numbers(model, tokenizer, number):
+    """Guidance, windows and thresholds: a fraction or NumPy's as Python's own."""
+    def run(guidance, half):
+        blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], None, half, half)
+        edit = p2p.replace(tokenizer, PROMPTS[:2], {"default_": half, "bicycle": (half / 2, half)})
+        return sample(model, PROMPTS[:2], edit, p2p.self_replace(half), blend=blend, guidance=guidance).latents
+    assert torch.equal(run(number(7.5), number(0.5)), run(7.5, 0.5))
 
 
 def test_unknown_keyword_arguments_are_errors(model):

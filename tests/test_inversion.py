@@ -518,14 +518,18 @@ FIELDS = {                                                 # what is given inste
         (Z.double(), "float64"), (Z.half(), "float16"), (Z.int(), "int32"), (Z + NAN, "finite"),
         (Z - float("inf"), "finite")],
     "unconditional": [
-        (None, r"\(2 steps, 1, tokens, width\), not None"), (STATES[:1], r"\(1, 1, 77, 32\)"), (STATES[:, 0], r"\(2, 77"),
+        (None, r"\(2 steps, 1, tokens, width\), not None"), (STATES[:1], r"\(1, 1, 77, 32\)"),
+        (STATES[:, 0], r"\(2, 77"),
         (STATES[..., :0], "77, 0"), (STATES.double(), "float64"), (STATES + NAN, "finite"), ("x", "'x'")],
-    "pooled": [(POOLED[0], r"\(40,\)"), (POOLED.expand(2, 40), r"\(2, 40\)"), (POOLED.half(), "16"), (POOLED + NAN, "finite")],
+    "pooled": [
+        (POOLED[0], r"\(40,\)"), (POOLED.expand(2, 40), r"\(2, 40\)"), (POOLED.half(), "16"), (POOLED + NAN, "finite")],
     "method": [("magic", "ddim, null-text"), (None, "ddim"), (["ddim"], "ddim"), ("DDIM", "ddim"), (3, "ddim")],
     "prompt": [(None, "one text"), (3, "one text"), (["a car"], "one text")],
-    "guidance": [("7.5", "finite number"), (None, "finite"), (NAN, "finite"), (1e39, "1e.39"), (True, "True"), ([3], "3")],
-    "facts": [([], "numbers"), ("x", "'x'"), ({"VAE factor": "4"}, "numbers"), ({"weights": [[1.0]]}, "numbers"),
-              ({"weights": [None]}, "numbers"), ({"VAE factor": True}, "numbers"), ({"VAE factor": 10 ** 400}, "numbers")]}
+    "guidance": [
+        ("7.5", "finite number"), (None, "finite"), (NAN, "finite"), (1e39, "1e.39"), (True, "True"), ([3], "3")],
+    "facts": [
+        ([], "numbers"), ("x", "'x'"), ({"VAE factor": "4"}, "numbers"), ({"weights": [[1.0]]}, "numbers"),
+        ({"weights": [None]}, "numbers"), ({"VAE factor": True}, "numbers"), ({"VAE factor": 10 ** 400}, "numbers")]}
 FIELD = [(name, *case) for name, cases in FIELDS.items() for case in cases]
 
 
@@ -564,8 +568,9 @@ def test_what_a_method_finds_is_there_and_nothing_else(tmp_path, fields, says):
 
 
 def test_settings_nested_too_deep_say_so(tmp_path):
-    save_file(dict(latents=Z), tmp_path / "it", {"p2p_min inversion": 100_000 * "["})
-    assert_says(ValueError, "it is not an inversion that p2p_min saved .RecursionError", p2p.Inversion.load, tmp_path / "it")
+    path = tmp_path / "it"
+    save_file(dict(latents=Z), path, {"p2p_min inversion": 100_000 * "["})
+    assert_says(ValueError, "it is not an inversion that p2p_min saved .RecursionError", p2p.Inversion.load, path)
 
 
 @pytest.mark.parametrize("mutate", test_mutations.MUTATIONS, ids=lambda mutate: mutate.__name__)
@@ -601,7 +606,8 @@ def assert_says(kind, says, function, *arguments, **more):
     (dict(method=None), "method"), (dict(method=["direct"]), "method"), (dict(method="Direct"), "method"),
     (dict(guidance=float("nan")), "guidance"), (dict(guidance=float("inf")), "guidance"),
     (dict(guidance="7.5"), "guidance"), (dict(guidance=None), "guidance"), (dict(guidance=1e39), "guidance"),
-    (dict(guidance=10 ** 400), "guidance"), (dict(prompt=[SOURCE]), "prompt must be one text"), (dict(prompt=None), "prompt"),
+    (dict(guidance=10 ** 400), "guidance"),
+    (dict(prompt=[SOURCE]), "prompt must be one text"), (dict(prompt=None), "prompt"),
     (dict(prompt="big " * 80), "82 tokens"), (dict(steps=0), "steps"), (dict(steps=-1), "steps"),
     (dict(steps=2.0), "steps"), (dict(steps=1001), "1 to 1000"), (dict(steps=None), "steps"),
     (dict(steps=True), "steps"), (dict(size=0), "size"), (dict(size=-32), "size"), (dict(size=32.0), "size"),

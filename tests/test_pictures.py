@@ -409,7 +409,8 @@ def fonts(monkeypatch, **has):
 
 @pytest.mark.parametrize("text, font, lacking", [
     ("cat", "default", ""), ("", "default", ""), ("a\tcat\u3000\n", "default", ""), ("café", "latin", ""),
-    ("a 猫", "chinese", ""), ("猫é", "all", ""), ("猫 🚗", "chinese", "🚗"), ("é 🚗🛥", "latin", "🚗 🛥"), ("🛥", "default", "🛥")])
+    ("a 猫", "chinese", ""), ("猫é", "all", ""), ("猫 🚗", "chinese", "🚗"), ("é 🚗🛥", "latin", "🚗 🛥"),
+    ("🛥", "default", "🛥")])
 def test_a_sheet_takes_the_first_font_that_has_all_characters(monkeypatch, recwarn, text, font, lacking):
     """Else the one that lacks the fewest, and one warning says which are boxes."""
     fonts(monkeypatch, default="act", latin="acftéz", chinese="act猫", all="actfé猫")

@@ -39,7 +39,8 @@ def exif(rng):
     """Tags of wrong types, counts and places, the orientation among them."""
     entries = [(rng.choice([0x0112, 0x0112, 0x010F, 0x011A, 0x8769, 0x8825, 0xA005, 0x927C, rng.randrange(2 ** 16)]),
                 rng.choice([*range(1, 14), 0, 99]), rng.choice([0, 1, 1, 1, 2, 5, 1000, 2 ** 32 - 1]),
-                rng.choice([0, 3, 6, 8, 26, 2 ** 31, 2 ** 32 - 1, rng.randrange(200)])) for _ in range(rng.randrange(1, 6))]
+                rng.choice([0, 3, 6, 8, 26, 2 ** 31, 2 ** 32 - 1, rng.randrange(200)]))
+               for _ in range(rng.randrange(1, 6))]
     order = rng.choice("<>")
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, rng.choice([len(entries), 500]))
     return b"Exif\0\0" + head + b"".join(struct.pack(f"{order}HHII", *entry) for entry in entries) + rng.randbytes(40)

@@ -189,8 +189,7 @@ def reweight(tokenizer, prompts, weights, base=None, steps=1.0):
     for i, (target, of_target) in enumerate(zip(targets, weights)):
         for word, weight in of_target.items():
             if not is_number(weight):
-                raise ValueError(f"the weight of {word!r} must be a finite number in float32, not "
-                                 f"{weight!r}")
+                raise ValueError(f"the weight of {word!r} must be a finite number in float32, not {weight!r}")
             c[i, find(tokenizer, target, word)] = float(weight)
     base = auto(tokenizer, prompts, steps) if base is None else base
     start, end = token_windows(tokenizer, targets, steps)

@@ -175,7 +175,7 @@ def check_finite(what, numbers, dtype, or_why=""):
     """Raises ValueError if numbers are not finite; the picture would otherwise be black."""
     if not numbers.isfinite().all():
         narrow = f"{dtype} is too narrow for this model (try bfloat16 or float32), or " * (dtype == torch.float16)
-        raise ValueError(f"{what} are not finite numbers: {or_why}{narrow}its weights are not finite")
+        raise ValueError(f"{what} are not finite numbers: {or_why}{narrow}the weights are not finite")
 
 
 def facts(model, times):

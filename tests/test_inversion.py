@@ -752,7 +752,7 @@ def test_a_vae_that_overflows_is_told_before_the_walk_up(folder, calls, method, 
     half = p2p.load(folder, "cpu", dtype)
     half = dataclasses.replace(half, vae=spoilt(half.vae, "encoder.conv_in.weight", value))
     why = "torch.float16 is too narrow .* bfloat16 .*" if dtype == "float16" else ""
-    says = f"the VAE's latents of the picture are not finite numbers: {why}its weights are not finite"
+    says = f"the VAE's latents of the picture are not finite numbers: {why}the weights are not finite"
     assert_says(ValueError, says, invert, half, method)
     assert not calls
 

@@ -11,7 +11,7 @@ def check_arguments(prompts, guidance, **functions):
     if not isinstance(prompts, (list, tuple)) or not prompts:
         raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
     if not is_number(guidance):
-        raise ValueError(f"guidance must be a finite number, not {guidance!r}")
+        raise ValueError(f"guidance must be a finite number in float32, not {guidance!r}")
     for name, function in functions.items():
         for each in function.values() if isinstance(function, dict) else [function]:
             if not (each is None or callable(each) or (name == "blend" and hasattr(each, "begin"))):
@@ -47,7 +47,7 @@ def latent_size(model, prompts, seed, height, width, latents):
             or latents.shape[0] not in (1, prompts) or latents.shape[1] != channels):
         shape = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
         raise ValueError(f"latents must be (1 or {prompts}, {channels}, height/{f}, width/{f}), not {shape}")
-    if not latents.isfinite().all():
+    if not latents.to(torch.float32).isfinite().all():
         raise ValueError("latents hold numbers that are not finite")
     for name, value, cells in (("height", height, latents.shape[2]), ("width", width, latents.shape[3])):
         if value not in (None, cells * f):

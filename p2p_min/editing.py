@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from .arguments import check_arguments, check_inversion, latent_size
+from .attention import shaped
 from .ddim import predict, step, timesteps
 from .inversion import Inversion, check_facts, check_finite, facts
 from .networks.text import encode
@@ -23,7 +24,7 @@ from .pictures import png, sheet, to_image
 ONE_CALL = 8
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Result:
     """What a run generated. A notebook displays it as a picture.
 
@@ -73,6 +74,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     Raises ValueError for anything that cannot be done, saying why.
     """
     check_arguments(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, watch=watch)
+    guidance = float(guidance)                             # of a Fraction too
     times = timesteps(model.schedule, steps)
     model_facts = facts(model, times)
     if inversion is not None:
@@ -93,8 +95,9 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     kept = inversion.latents if inversion is not None and inversion.method == "direct" else None
     z, trajectory = algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept,
                                 watch, progress)
+    images = decode(model, z, f"an edit, a blend or guidance {guidance:g} caused this, or ")
     source = Inversion(trajectory, prompts[0], "direct", guidance, facts=model_facts)
-    return Result(decode(model, z), z, source, list(prompts))
+    return Result(images, z, source, list(prompts))
 
 
 def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept, watch, progress):
@@ -117,7 +120,9 @@ def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, s
         if kept is not None:
             z = torch.cat([kept[i + 1].to(z), z[1:]])
         if blend is not None:
-            z = torch.cat([z[:1], blend(z[:1], z[1:], t)])
+            blended = blend(z[:1].clone(), z[1:].clone(), t)                    # copies: it may modify them in place
+            shaped(blended, z[1:].shape, "a blend must return latents shaped like z_star")
+            z = torch.cat([z[:1], blended.to(z)])
         trajectory.append(z[:1])
     return z, torch.stack(trajectory).cpu()
 
@@ -150,13 +155,13 @@ def noise(model, prompts, seed, height, width, latents):
 
 
 @torch.no_grad()
-def decode(model, z):
+def decode(model, z, or_why="an edit caused this, or "):
     """Latents as PIL pictures, decoded one at a time, because the VAE needs the most memory.
 
-    Raises ValueError if numbers are not finite; the picture would otherwise be black.
+    Raises ValueError if numbers are not finite, with what may have caused that; the picture would otherwise be black.
     """
     dtype = next(model.vae.parameters()).dtype
     pictures = [model.vae.decode(row[None].to(dtype))[0].float() for row in z]
     for what, numbers, kind in (("latents", z, model.dtype), ("decoded pictures", torch.stack(pictures), dtype)):
-        check_finite(f"the {what}", numbers, kind, "an edit caused this, or ")
+        check_finite(f"the {what}", numbers, kind, or_why)
     return [to_image(x) for x in pictures]

@@ -217,7 +217,7 @@ class Session:
                 raise ValueError("this model names no size of its own")
             try:
                 width, height = Image.open(io.BytesIO(content), formats=formats).size
-            except (OSError, SyntaxError, Image.DecompressionBombError):
+            except Exception:                              # see open_rgb
                 raise ValueError(f"this cannot be read as a picture ({', '.join(formats)})") from None
             if width * height > PIXELS:
                 raise ValueError(f"a picture of {width} × {height} is too large; at most {PIXELS:,} pixels")

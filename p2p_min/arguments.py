@@ -12,7 +12,8 @@ def check_arguments(prompts, guidance, **functions):
     if not isinstance(prompts, (list, tuple)) or not prompts:
         raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
     if not (is_number(guidance) or callable(guidance)):
-        raise ValueError(f"guidance must be a finite number, or a function of eps_c, eps_u and t, not {guidance!r}")
+        raise ValueError("guidance must be a finite number in float32, or a function of eps_c, eps_u and t, not "
+                         f"{guidance!r}")
     for name, function in functions.items():
         for each in function.values() if isinstance(function, dict) else [function]:
             if not (each is None or callable(each) or hasattr(each, "begin" if name == "blend" else "attend")):
@@ -49,7 +50,7 @@ def latent_size(model, prompts, seed, height, width, latents):
             or latents.shape[0] not in (1, prompts) or latents.shape[1] != channels):
         shape = tuple(latents.shape) if isinstance(latents, torch.Tensor) else type(latents).__name__
         raise ValueError(f"latents must be (1 or {prompts}, {channels}, height/{f}, width/{f}), not {shape}")
-    if not latents.isfinite().all():
+    if not latents.to(torch.float32).isfinite().all():
         raise ValueError("latents hold numbers that are not finite")
     for name, value, cells in (("height", height, latents.shape[2]), ("width", width, latents.shape[3])):
         if value not in (None, cells * f):
@@ -77,11 +78,3 @@ def check_context(context, encoded):
     if ours != theirs:
         raise ValueError(f"context must be a Context as networks.text.encode makes it, with shapes {ours}, not {theirs}")
     return Context(*(None if part is None else part.to(like) for part, like in zip(context, encoded)))
-
-
-def check_like(what, returned, like):
-    """What was `returned`. Raises ValueError unless it is a tensor shaped like `like`."""
-    if getattr(returned, "shape", None) != like.shape:
-        got = tuple(returned.shape) if isinstance(returned, torch.Tensor) else type(returned).__name__
-        raise ValueError(f"{what} of shape {tuple(like.shape)}; this one returned {got}")
-    return returned

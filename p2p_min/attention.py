@@ -77,11 +77,15 @@ def apply(edit, M, M_star, t):
     """
     if not wants(edit, M.shape[1:3], t):
         return M_star
-    M_hat = edit(M, M_star, t)
-    if not isinstance(M_hat, torch.Tensor) or M_hat.shape != M_star.shape:
-        got = tuple(M_hat.shape) if isinstance(M_hat, torch.Tensor) else type(M_hat).__name__
-        raise ValueError(f"an edit must return maps shaped like M_star, {tuple(M_star.shape)}; this one returned {got}")
-    return M_hat
+    return shaped(edit(M, M_star, t), M_star.shape, "an edit must return maps shaped like M_star")
+
+
+def shaped(returned, shape, rule):
+    """What a user's function returned. Raises ValueError, with the rule, if it is not a tensor of this shape."""
+    if not isinstance(returned, torch.Tensor) or returned.shape != shape:
+        got = tuple(returned.shape) if isinstance(returned, torch.Tensor) else type(returned).__name__
+        raise ValueError(f"{rule}, {tuple(shape)}; this one returned {got}")
+    return returned
 
 
 class Edits(NamedTuple):

@@ -34,14 +34,15 @@ class LocalBlend:
         pair = threshold if isinstance(threshold, (tuple, list)) else (threshold, threshold)
         if len(pair) != 2 or not all(is_number(x) and 0 <= x <= 1 for x in pair):
             raise ValueError(f"threshold must be a number from 0 to 1, or a pair of them, not {threshold!r}")
-        self.threshold, self.threshold_subtract = pair
+        self.threshold, self.threshold_subtract = map(float, pair)
         if words is None and (mask is None or subtract is not None):
             raise ValueError("give words" + (", or a mask" if subtract is None else " for subtract to be removed from"))
         self.words = None if words is None else columns(tokenizer, prompts, words, "words")
         self.subtract = None if subtract is None else columns(tokenizer, prompts, subtract, "subtract")
         self.mask = None if mask is None else to_rgb(mask, "black").convert("L")
-        if mask is not None and not self.mask.getextrema()[1]:
-            raise ValueError("the mask has no white, so nothing may change")
+        if mask is not None and self.mask.getextrema()[1] < 2:     # 1 of 255: an array of 0 and 1
+            raise ValueError("the mask has no white, so nothing may change; white is 255 (multiply an array of 0 and 1 "
+                             "by 255)")
 
     def begin(self, cross_edit, sizes, latent_size):
         """The watching edit that replaces `cross_edit`, and blend(z, z_star, t) -> z_star, for one run.

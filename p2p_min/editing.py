@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from .arguments import check_arguments, check_context, check_inversion, check_like, latent_size
+from .arguments import check_arguments, check_context, check_inversion, latent_size
+from .attention import shaped
 from .ddim import predict, step, timesteps
 from .inversion import Inversion, check_facts, check_finite, facts
 from .networks.text import encode
@@ -24,7 +25,7 @@ from .watching import unseen
 ONE_CALL = 8
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Result:
     """What a run generated. A notebook displays it as a picture.
 
@@ -79,6 +80,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     Raises ValueError for anything that cannot be done, saying why.
     """
     check_arguments(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, watch=watch)
+    guidance = guidance if callable(guidance) else float(guidance)             # of a Fraction too
     times = timesteps(model.schedule, steps)
     model_facts = facts(model, times)
     if inversion is not None:
@@ -100,8 +102,10 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     kept = inversion.latents if inversion is not None and inversion.method == "direct" else None
     z, trajectory = algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept,
                                 edit_unconditional, watch, progress)
-    source = Inversion(trajectory, prompts[0], "direct", None if callable(guidance) else guidance, facts=model_facts)
-    return Result(decode(model, z), z, source, list(prompts))
+    w = "its guidance" if callable(guidance) else f"guidance {guidance:g}"
+    images = decode(model, z, f"an edit, a blend or {w} caused this, or ")
+    own = 1.0 if callable(guidance) else guidance          # on which direct inversion does not depend
+    return Result(images, z, Inversion(trajectory, prompts[0], "direct", own, facts=model_facts), list(prompts))
 
 
 def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept,
@@ -127,7 +131,9 @@ def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, s
         if kept is not None:
             z = torch.cat([kept[i + 1].to(z), z[1:]])
         if blend is not None:
-            z = torch.cat([z[:1], blend(z[:1], z[1:], t)])
+            blended = blend(z[:1].clone(), z[1:].clone(), t)                    # copies: it may modify them in place
+            shaped(blended, z[1:].shape, "a blend must return latents shaped like z_star")
+            z = torch.cat([z[:1], blended.to(z)])
         trajectory.append(z[:1])
     return z, torch.stack(trajectory).cpu()
 
@@ -135,7 +141,8 @@ def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, s
 def guide(guidance, eps_c, eps_u, t):
     """Classifier-free guidance (Ho & Salimans 2022), or a function of one's own in its place."""
     if callable(guidance):
-        return check_like("guidance must return eps", guidance(eps_c, eps_u, t), eps_c)
+        eps = guidance(eps_c.clone(), eps_u.clone(), t)                        # copies: it may modify them in place
+        return shaped(eps, eps_c.shape, "guidance must return eps, shaped like eps_c").to(eps_c)
     return eps_u + guidance * (eps_c - eps_u)
 
 
@@ -170,13 +177,13 @@ def noise(model, prompts, seed, height, width, latents):
 
 
 @torch.no_grad()
-def decode(model, z):
+def decode(model, z, or_why="an edit caused this, or "):
     """Latents as PIL pictures, decoded one at a time, because the VAE needs the most memory.
 
-    Raises ValueError if numbers are not finite; the picture would otherwise be black.
+    Raises ValueError if numbers are not finite, with what may have caused that; the picture would otherwise be black.
     """
     dtype = next(model.vae.parameters()).dtype
     pictures = [model.vae.decode(row[None].to(dtype))[0].float() for row in z]
     for what, numbers, kind in (("latents", z, model.dtype), ("decoded pictures", torch.stack(pictures), dtype)):
-        check_finite(f"the {what}", numbers, kind, "an edit caused this, or ")
+        check_finite(f"the {what}", numbers, kind, or_why)
     return [to_image(x) for x in pictures]

@@ -59,7 +59,7 @@ def windows_of(start, end):
     return sorted(set(zip(start.flatten().tolist(), end.flatten().tolist())))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CrossEdit:
     """The formula above. A (targets, source tokens, tokens); own, start, end (targets, tokens)."""
     A: torch.Tensor
@@ -80,7 +80,7 @@ class CrossEdit:
         return torch.einsum("hyxs,nst->nhyxt", M, A * w[:, None]) + M_star * kept
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reweight:
     """c times what `base` returns (None: M_star), token by token; c, start, end (targets, tokens)."""
     base: object
@@ -186,7 +186,7 @@ def reweight(tokenizer, prompts, weights, base=None, steps=1.0):
     for i, (target, of_target) in enumerate(zip(targets, weights)):
         for word, weight in of_target.items():
             if not is_number(weight):
-                raise ValueError(f"the weight of {word!r} must be a finite number, not {weight!r}")
+                raise ValueError(f"the weight of {word!r} must be a finite number in float32, not {weight!r}")
             c[i, find(tokenizer, target, word)] = float(weight)
     base = auto(tokenizer, prompts, steps) if base is None else base
     start, end = token_windows(tokenizer, targets, steps)

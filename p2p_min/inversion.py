@@ -9,6 +9,7 @@ guidance and rounding drift away from this trajectory. The methods differ in how
     direct           the source is reset to it after each step (Ju et al. 2023)
 """
 import json
+import reprlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import save as to_bytes
 from tqdm import tqdm
 
 from .ddim import alphas, inverse_step, step, timesteps
-from .networks.config import is_number
+from .networks.config import is_number, is_whole
 from .networks.text import Context, encode
 from .pictures import fit, read, to_tensor, write
 
@@ -31,7 +32,7 @@ ENOUGH, MORE_ENOUGH = 1e-5, 1e-3                           # step i of N stops b
 GRADIENT_SCALE = 2.0 ** 14                                 # keeps the gradient in the range of fp16
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Inversion:
     """A picture as the source of edits. It belongs to the model that made it, and can be used for any number of runs.
 
@@ -43,6 +44,7 @@ class Inversion:
                    negative prompt of the run
     pooled         (1, width), SDXL's pooled text embedding that goes with it
     facts          the `facts` of the model that made it; None: unknown, as in files of earlier versions
+    Raises ValueError for a field that is not so.
     """
     latents: torch.Tensor
     prompt: str
@@ -51,6 +53,9 @@ class Inversion:
     unconditional: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
     facts: dict | None = None
+
+    def __post_init__(self):
+        check_fields(self)
 
     def __repr__(self):
         return f"Inversion({self.prompt!r}, {self.method}, {self.steps} steps)"
@@ -67,7 +72,7 @@ class Inversion:
     def save(self, path):
         """Write one safetensors file. Raises ValueError if it cannot be written."""
         tensors = dict(latents=self.latents, unconditional=self.unconditional, pooled=self.pooled)
-        settings = dict(prompt=self.prompt, method=self.method, guidance=self.guidance, facts=self.facts)
+        settings = dict(prompt=self.prompt, method=self.method, guidance=float(self.guidance), facts=self.facts)
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
         write(Path(path), to_bytes(tensors, metadata={"p2p_min inversion": json.dumps(settings)}))
 
@@ -79,12 +84,50 @@ class Inversion:
         try:
             with safe_open(path, "pt") as file:
                 settings = json.loads((file.metadata() or {})["p2p_min inversion"])
-                for numbers in (settings.get("facts") or {}).values():     # TypeError if not numbers
-                    torch.tensor(numbers, dtype=torch.float64)
                 return cls(**{name: file.get_tensor(name) for name in file.keys()}, **settings)
-        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not an inversion that p2p_min saved ({type(error).__name__}: {error})"
-                             ) from None
+        except (SafetensorError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"{path} is not an inversion that p2p_min saved ({why})") from None
+
+
+def check_settings(method, prompt, guidance):
+    """Raises ValueError for a setting of an inversion that cannot be."""
+    if method not in METHODS:
+        raise ValueError(f"method must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, not {method!r}")
+    if not is_number(guidance):
+        raise ValueError(f"guidance must be a finite number in float32, not {guidance!r}")
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt must be one text, not {prompt!r}")
+
+
+def check_fields(inversion):
+    """Raises ValueError for a field that is not what `Inversion` says, in one that was loaded or made by hand."""
+    def must(name, fits, be):
+        if not fits:
+            value = getattr(inversion, name)
+            got = f"{value.dtype} of {tuple(value.shape)}" if isinstance(value, torch.Tensor) else reprlib.repr(value)
+            raise ValueError(f"{name} of an inversion by {method} must be {be}, not {got}")
+
+    def are_numbers(x, *shape):
+        return (isinstance(x, torch.Tensor) and x.dtype == torch.float32 and x.ndim == len(shape) and x.numel()
+                and all(n in (None, side) for n, side in zip(shape, x.shape)) and x.isfinite().all())
+
+    method, z, states, pooled = inversion.method, inversion.latents, inversion.unconditional, inversion.pooled
+    check_settings(method, inversion.prompt, inversion.guidance)
+    must("latents", are_numbers(z, None, 1, None, None, None) and len(z) > 1,
+         "finite float32 numbers, (steps + 1, 1, channels, height, width)")
+    if method in ("ddim", "direct"):
+        must("unconditional", states is None, "None")
+    elif states is not None or method != "null-text" or inversion.guidance != 1:
+        must("unconditional", are_numbers(states, len(z) - 1, 1, None, None),
+             f"finite float32 numbers, ({len(z) - 1} steps, 1, tokens, width)")
+    must("pooled", pooled is None or states is not None and are_numbers(pooled, 1, None),
+         "None" if states is None else "None or finite float32 numbers, (1, width)")
+    known = inversion.facts
+    must("facts", known is None or isinstance(known, dict) and all(
+        isinstance(x, float) or is_whole(x) and abs(x) < 2 ** 31
+        for numbers in known.values() for x in (numbers if isinstance(numbers, list) else [numbers])),
+         "None, or numbers and lists of numbers by name")
 
 
 @torch.no_grad()
@@ -101,12 +144,8 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
     progress  whether to show a progress bar on standard error
     Raises ValueError or OSError for anything that cannot be done or read, saying why.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, not {method!r}")
-    if not is_number(guidance):
-        raise ValueError(f"guidance must be a finite number, not {guidance!r}")
-    if not isinstance(prompt, str):
-        raise ValueError(f"prompt must be one text, not {prompt!r}")
+    check_settings(method, prompt, guidance)
+    guidance = float(guidance)                             # of a Fraction too
     times = timesteps(model.schedule, steps)
     picture = image if isinstance(image, Image.Image) else read(image)
     if size is None and model.size is None:
@@ -136,7 +175,7 @@ def check_finite(what, numbers, dtype, or_why=""):
     """Raises ValueError if numbers are not finite; the picture would otherwise be black."""
     if not numbers.isfinite().all():
         narrow = f"{dtype} is too narrow for this model (try bfloat16 or float32), or " * (dtype == torch.float16)
-        raise ValueError(f"{what} are not finite numbers: {or_why}{narrow}its weights are not finite")
+        raise ValueError(f"{what} are not finite numbers: {or_why}{narrow}the weights are not finite")
 
 
 def facts(model, times):
@@ -147,6 +186,7 @@ def facts(model, times):
     weights = torch.stack([each[(0,) * each.ndim].float() for part in parts for each in part.parameters()])
     c = model.unet.config
     return {"text width": c["cross_attention_dim"], "number of tokens": model.tokenizer.model_max_length,
+            "pooled text width": 0 if model.text_encoder_2 is None else model.text_encoder_2.config.projection_dim,
             "number of latent channels": c["in_channels"], "VAE factor": model.vae.factor,
             "scale of latents": model.vae.config["scaling_factor"], "noise schedule": levels, "prediction": predicts,
             "weights": weights.tolist()}                   # the first number of each
@@ -154,9 +194,11 @@ def facts(model, times):
 
 def check_facts(inversion, ours):
     """Raises ValueError if an inversion does not fit a model with the facts `ours`; warns if the checkpoint differs."""
-    theirs = dict(inversion.facts or {})
+    theirs = {**(inversion.facts or {}), "number of latent channels": inversion.latents.shape[2]}
     if inversion.unconditional is not None:
-        theirs |= zip(("number of tokens", "text width"), inversion.unconditional.shape[-2:])
+        pooled = 0 if inversion.pooled is None else inversion.pooled.shape[1]
+        theirs |= zip(("number of tokens", "text width", "pooled text width"),
+                      (*inversion.unconditional.shape[-2:], pooled))
 
     def differ(name, tolerance):
         a, b = (torch.tensor(numbers[name], dtype=torch.float64) for numbers in (ours, theirs))
@@ -197,7 +239,7 @@ def null_text(model, latents, context, empty, times, guidance, progress=False):
             if loss < ENOUGH + MORE_ENOUGH * i / steps:
                 break
         embedding = embedding.detach()
-        check_finite("the null-text embeddings", embedding, model.dtype)
+        check_finite("the null-text embeddings", embedding, model.dtype, f"guidance {guidance:g} caused this, or ")
         found.append(embedding)
         z = guided(embedding)
     return torch.stack(found)

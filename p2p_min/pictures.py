@@ -2,6 +2,7 @@
 import io
 import os
 import re
+import warnings
 
 import numpy as np
 import torch
@@ -11,6 +12,11 @@ from .networks.config import is_whole
 
 LARGEST = 4096                                 # pixels per side: beyond that, attention takes days or memory runs out
 MARGIN = 12                                    # of a sheet
+# Fonts that systems have, for captions with more than the ASCII that Pillow's own font has. (Those of coloured emoji
+# have fixed sizes, and are not used.)
+FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc",
+         "wqy-zenhei.ttc", "msyh.ttc", "malgun.ttf", "NotoSansArabic-Regular.ttf", "NotoSansDevanagari-Regular.ttf",
+         "Nirmala.ttf", "NotoEmoji-Regular.ttf", "Symbola.ttf", "Symbola_hint.ttf", "seguiemj.ttf")
 
 
 def read(path, ground="white"):
@@ -32,13 +38,15 @@ def read(path, ground="white"):
 def open_rgb(file, ground, name, formats=None):
     """What `read` says, also of an open file, and of some of Pillow's formats only; `name` is for the error."""
     try:
-        image = ImageOps.exif_transpose(Image.open(file, formats=formats))
-        image.load()
-        return to_rgb(image, ground)
+        image = Image.open(file, formats=formats)
+        upright = ImageOps.exif_transpose(image)
+        upright.format = image.format                      # of which `to_rgb` may know how many bits it has
+        return to_rgb(upright, ground)
     except (FileNotFoundError, IsADirectoryError):
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read as a picture: {error}") from None
+    except Exception as error:                             # of a damaged file, Pillow may raise anything
+        why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name} cannot be read as a picture: {why}") from None
 
 
 def to_rgb(image, ground="white"):
@@ -46,19 +54,30 @@ def to_rgb(image, ground="white"):
     if not isinstance(image, Image.Image):
         raise ValueError("a picture or mask must be a PIL picture (PIL.Image.open, PIL.Image.fromarray), not "
                          f"{type(image).__name__}")
-    if image.mode == "F":                                  # floats: the file does not say which number is white
-        numbers = np.asarray(image)
-        low, high = (round(float(n), 3) for n in (numbers.min(), numbers.max()))
-        if not 0 <= low <= high <= 255 or 1 < high < 32:   # 1 … 32: nearly black, or brighter than white
-            raise ValueError("a floating-point picture must hold numbers from 0 to 1 or from 0 to 255, not from "
-                             f"{low:g} to {high:g}")
-        image = Image.fromarray((numbers * (255 if high <= 1 else 1)).clip(0, 255).round().astype(np.uint8))
-    if image.mode.startswith("I"):                         # 16-bit grey, which Pillow would clip to 8 bits
-        image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).round().astype(np.uint8))
+    if not image.width * image.height:
+        raise ValueError(f"a picture or mask of {image.width} × {image.height} has no pixels")
+    if image.mode.startswith(("F", "I")):
+        image = to_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return image.convert("RGB")
+
+
+def to_8_bits(image):
+    """A grey picture of floats, or of 16 or 32 bits. Raises ValueError if its numbers do not tell which is white."""
+    numbers = np.asarray(image, np.float64)
+    low, high = (round(float(n), 3) for n in (numbers.min(), numbers.max()))
+    if image.mode.startswith("I;16") or image.mode == "I" and image.format in ("PNG", "PPM"):
+        white = 65535
+    else:
+        kind, small, large = ("floating-point", 1, 255) if image.mode == "F" else ("32-bit", 255, 65535)
+        is_unclear = 1 < high < 32 if image.mode == "F" else high == 1         # nearly black, or another white
+        if not 0 <= low <= high <= large or is_unclear:
+            raise ValueError(f"a {kind} picture must hold numbers from 0 to {small} or from 0 to {large}, not from "
+                             f"{low:g} to {high:g}" + " (multiply an array of 0 and 1 by 255)" * (high == 1))
+        white = small if high <= small else large
+    return Image.fromarray((numbers * (255 / white)).clip(0, 255).round().astype(np.uint8))
 
 
 def fit(image, size, factor, resample=Image.Resampling.LANCZOS):
@@ -72,6 +91,7 @@ def fit(image, size, factor, resample=Image.Resampling.LANCZOS):
             or not all(is_whole(n) and factor <= n <= LARGEST for n in pair)):
         raise ValueError(f"size must be pixels of the shorter side, or (height, width), from {factor} to {LARGEST}, "
                          f"not {size!r}")
+    image = to_rgb(image)
     scale = max(pair[0] / image.height, pair[1] / image.width)
     if is_whole(size):
         pair = round(scale * image.height), round(scale * image.width)
@@ -79,7 +99,7 @@ def fit(image, size, factor, resample=Image.Resampling.LANCZOS):
     if max(height, width) > LARGEST:
         raise ValueError(f"a picture of {image.width} × {image.height} becomes {width} × {height} pixels, more than "
                          f"{LARGEST} a side")
-    return ImageOps.fit(to_rgb(image), (width, height), resample)
+    return ImageOps.fit(image, (width, height), resample)
 
 
 def to_tensor(image):
@@ -98,13 +118,14 @@ def sheet(images, captions, columns=None, side=256):
     images    PIL pictures of one size; small ones are enlarged by a whole factor to at least `side` pixels
     captions  one text per picture
     columns   pictures per row; None: all in one row
+    Warns of characters that no font here has.
     """
     columns = columns or len(images)
     factor = max(1, -(-side // max(images[0].size)))
     width, height = (factor * n for n in images[0].size)
-    font = ImageFont.load_default(size=max(14, width // 18))
+    font = font_for("".join(captions), max(14, width // 18))
     texts = [wrap(text, font, width) for text in captions]
-    line = font.getbbox("Ag")[3] + 4
+    line = font.getbbox("Ag" + "".join(map("".join, texts)))[3] + 4
     lines = max(len(text) for text in texts)
     cell_w, cell_h = width + MARGIN, height + lines * line + MARGIN
     rows = -(-len(images) // columns)
@@ -116,6 +137,30 @@ def sheet(images, captions, columns=None, side=256):
         for n, words in enumerate(text):
             draw.text((x, y + height + 4 + n * line), words, "black", font)
     return page
+
+
+def font_for(text, size):
+    """The first font that has all characters of the text, or the one that lacks the fewest; warns of those."""
+    letters, best, lacks = set("".join(text.split())), None, None
+    for name in (None, *FONTS):
+        try:
+            font = ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+        except OSError:                                    # not on this system
+            continue
+        box = drawn(font, "\uffff")                        # which is no character, so that no font has it
+        lacking = {letter for letter in letters if drawn(font, letter) == box}
+        if best is None or len(lacking) < len(lacks):
+            best, lacks = font, lacking
+        if not lacks:
+            return best
+    warnings.warn(f"no font here has {' '.join(sorted(lacks))}, so captions show boxes there; install one, such as "
+                  "Noto Sans CJK or Symbola", stacklevel=2)
+    return best
+
+
+def drawn(font, letter):
+    mask = font.getmask(letter)
+    return mask.size, bytes(mask)
 
 
 def wrap(text, font, width):

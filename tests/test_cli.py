@@ -307,6 +307,7 @@ BAD = {
     "self window per word": (["--self-steps", "car=0.4"], "car=0.4"),
     "weight of an absent word": (["--reweight", "dog=2"], "bicycle"),
     "weight nan": (["--reweight", "big=nan"], "nan"),
+    "weight beyond float32": (["--reweight", "big=1e39"], "the weight of 'big' must be a finite number in float32"),
     "weight without a number": (["--reweight", "big="], "big="),
     "weight without a word": (["--reweight", "=2"], "=2"),
     "weight without =": (["--reweight", "big"], "WORD=C"),

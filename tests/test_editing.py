@@ -1,5 +1,6 @@
 """Algorithm 1 and the local blend on a small random model."""
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -266,6 +267,11 @@ def test_a_source_alone_is_painted(model):
     (dict(seed=-1), "seed"), (dict(seed=2 ** 63), "seed"), (dict(seed=1.5), "seed"), (dict(seed=None), "seed"),
     (dict(guidance=float("nan")), "guidance"), (dict(guidance=float("inf")), "guidance"),
     (dict(guidance="7.5"), "guidance"), (dict(guidance=None), "guidance"),
+    (dict(guidance=1e39), "guidance must be a finite number in float32, not 1e.39"),
+    (dict(guidance=-10 ** 400), "guidance"), (dict(guidance=True), "guidance"),
+    (dict(guidance=1e38), r"the latents are not finite numbers: .* or guidance 1e\+38 caused this"),
+    (dict(guidance=-1e30, cross_edit=inject), r"guidance -1e\+30 caused this"),
+    (dict(latents=torch.full((1, 4, 8, 8), 1e39, dtype=torch.float64)), "latents hold numbers that are not finite"),
     (dict(latents=torch.zeros(3, 4, 8, 8)), "latents"), (dict(latents=torch.zeros(1, 3, 8, 8)), "latents"),
     (dict(latents=torch.zeros(4, 8, 8)), "latents"), (dict(latents=torch.zeros(1, 4, 8, 8), width=64), "width"),
     (dict(latents=[0.0]), "latents"), (dict(latents=torch.full((1, 4, 8, 8), float("nan"))), "latents"),
@@ -279,6 +285,16 @@ def test_what_cannot_be_done_is_a_ValueError_that_names_it(model, arguments, say
     """Sizes, steps, seeds, prompts, guidance, latents, edits: refused with the argument's name, no black picture."""
     with pytest.raises(ValueError, match=says):
         sample(model, **{"prompts": ["a car", "a cat"], "steps": 2, **arguments})
+
+
+@pytest.mark.parametrize("number", [Fraction, np.float16, np.float64])
+def test_numbers_of_every_kind_are_numbers(model, tokenizer, number):
+    """Guidance, windows and thresholds: a fraction or NumPy's as Python's own."""
+    def run(guidance, half):
+        blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"], None, half, half)
+        edit = p2p.replace(tokenizer, PROMPTS[:2], {"default_": half, "bicycle": (half / 2, half)})
+        return sample(model, PROMPTS[:2], edit, p2p.self_replace(half), blend=blend, guidance=guidance).latents
+    assert torch.equal(run(number(7.5), number(0.5)), run(7.5, 0.5))
 
 
 def test_unknown_keyword_arguments_are_errors(model):
@@ -313,6 +329,55 @@ def test_a_plain_function_serves_as_blend(model):
     z = sample(model, PROMPTS, blend=blend).latents
     assert seen == [((1, 4, 8, 8), (2, 4, 8, 8), (4 - i) / 4) for i in range(4)]
     assert torch.equal(z[1:], z[:1].expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize("write", [lambda z, z_star: z.zero_(), lambda z, z_star: z_star.copy_(z),
+                                   lambda z, z_star: (z.fill_(float("nan")), z_star.mul_(2))], ids=range(3))
+def test_a_blend_that_writes_into_what_it_gets_changes_nothing(model, write):
+    """What it returns counts, not what it leaves behind: neither in the source, nor in its trajectory."""
+    def vandal(z, z_star, t):
+        kept = z_star.clone()
+        write(z, z_star)
+        return kept
+    plain, blended = sample(model), sample(model, blend=vandal)
+    assert torch.equal(blended.latents, plain.latents)
+    assert torch.equal(blended.inversion.latents, plain.inversion.latents)
+
+
+@pytest.mark.parametrize("returned, got", [
+    (lambda z_star: None, "NoneType"), (lambda z_star: z_star[:1], r"\(1, 4, 8, 8\)"),
+    (lambda z_star: z_star[..., :-1], r"\(2, 4, 8, 7\)"), (lambda z_star: z_star.numpy(), "ndarray"),
+    (lambda z_star: 0.5, "float"), (lambda z_star: (z_star, z_star), "tuple"),
+    (lambda z_star: torch.cat([z_star, z_star]), r"\(4, 4, 8, 8\)")], ids=range(7))
+def test_a_blend_that_returns_something_else_says_so(model, returned, got):
+    """Like an edit: in its first step, with what it must return and what it returned."""
+    says = rf"^a blend must return latents shaped like z_star, \(2, 4, 8, 8\); this one returned {got}$"
+    with pytest.raises(ValueError, match=says):
+        sample(model, PROMPTS, blend=lambda z, z_star, t: returned(z_star))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_blend_may_compute_in_another_dtype(model, dtype):
+    """Latents stay float32."""
+    result = sample(model, blend=lambda z, z_star, t: z_star.to(dtype))
+    assert result.latents.dtype == result.inversion.latents.dtype == torch.float32
+
+
+def test_a_blend_that_overflows_is_named(model):
+    with pytest.raises(ValueError, match="latents are not finite numbers: an edit, a blend or guidance 7.5 caused"):
+        sample(model, blend=lambda z, z_star, t: z_star * float("inf"))
+
+
+def test_what_a_run_is_made_of_can_be_compared_and_kept_in_sets(model, tokenizer):
+    """Each is equal to itself alone, though it holds tensors, whose comparison is no answer."""
+    def made():
+        result = sample(model, steps=1)
+        edit = p2p.replace(tokenizer, PROMPTS[:2])
+        return (result, result.inversion, edit, p2p.reweight(tokenizer, PROMPTS[:2], {"bicycle": 2}, edit),
+                dataclasses.replace(model, schedule=model.schedule._replace(alphas_cumprod=torch.ones(1000) / 2)))
+    for one, other in zip(made(), made()):
+        assert one == one and one != other and one in [other, one] and one not in [other]
+        assert len({one, other, one}) == 2
 
 
 class Recorder:
@@ -560,12 +625,18 @@ def alpha_only(mask):
 @pytest.mark.parametrize("generated", [
     lambda mask: mask.convert("RGB"), lambda mask: mask.convert("P"), alpha_only,
     lambda mask: alpha_only(mask).convert("RGBA"),
-    lambda mask: Image.fromarray(np.asarray(mask, np.uint16) * 257)], ids=["RGB", "P", "LA", "RGBA", "16 bits"])
+    lambda mask: Image.fromarray(np.asarray(mask, np.uint16) * 257), lambda mask: Image.fromarray(
+        np.asarray(mask, np.int32)), lambda mask: Image.fromarray(np.asarray(mask, np.int32) * 257),
+    lambda mask: Image.fromarray(np.asarray(mask, np.float32)), lambda mask: Image.fromarray(
+        np.asarray(mask, np.float32) / 255)],
+    ids=["RGB", "P", "LA", "RGBA", "16 bits", "int32", "16 bits in int32", "float", "float of 0 to 1"])
 def test_a_mask_may_be_painted_in_any_way(model, tmp_path, generated):
     """Also as a PNG with alpha only: what is transparent is black. The picture given is not changed, and the blend
     serves runs of other sizes of its shape."""
-    generated(ramp()).save(tmp_path / "mask.png")
-    mask = Image.open(tmp_path / "mask.png")
+    mask = generated(ramp())
+    path = tmp_path / ("mask.tif" if mask.mode in "IF" else "mask.png")
+    mask.save(path)
+    mask = Image.open(path)
     before = mask.mode, mask.tobytes()
     blend, expected = masked(mask), masked(ramp())
     for side in (32, 16, 32):
@@ -578,6 +649,12 @@ def test_a_mask_may_be_painted_in_any_way(model, tmp_path, generated):
     (dict(words=None), "give words, or a mask"), (dict(words=None, subtract=["car", "car"]), "give words for subtract"),
     (dict(words=None, subtract=["car", "car"], mask=ramp()), "give words for subtract"),
     (dict(mask=Image.new("L", (32, 32))), "the mask has no white"),
+    (dict(mask=Image.fromarray(np.eye(32, dtype=np.uint8))), "no white, .* .multiply an array of 0 and 1 by 255"),
+    (dict(mask=Image.fromarray(np.eye(32, dtype=np.uint16))), "no white, .*multiply"),
+    (dict(mask=Image.fromarray(np.eye(32, dtype=np.int32))), "from 0 to 1 .multiply"),
+    (dict(mask=Image.fromarray(np.eye(32, dtype=np.float32) * 1e9)), "from 0 to 1e.09"),
+    (dict(mask=Image.fromarray(np.eye(32, dtype=np.float32) * float("nan"))), "from nan to nan"),
+    (dict(mask=Image.new("L", (0, 0))), "no pixels"),
     (dict(words=None, mask=Image.new("1", (32, 32))), "no white"),
     (dict(words=None, mask=Image.new("RGBA", (32, 32), (255, 255, 255, 0))), "no white"),
     (dict(words=None, mask=ramp(), start=2), "start")])

@@ -1,6 +1,8 @@
 """The paper's edits: one formula, its windows, and what can be said of it without a network."""
 import copy
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -215,6 +217,24 @@ def test_impossible_weights_are_errors(tokenizer, weights):
     """A weight is a finite number for a word that the target has; a list has one dict per target."""
     with pytest.raises(ValueError):
         reweight(tokenizer, PROMPTS, weights)
+
+
+@pytest.mark.parametrize("c", [
+    1e39, -1e39, 3.41e38, 10 ** 39, -10 ** 400, Fraction(10 ** 400), Fraction(10 ** 39), np.float64(1e39),
+    np.longdouble(1e39), float("-inf"), np.float32("nan"), True, np.bool_(True), 1j, "1"], ids=repr)
+def test_a_weight_beyond_float32_is_refused_by_name(tokenizer, c):
+    """It would be infinite where it is used, and the picture's fault an edit's."""
+    with pytest.raises(ValueError, match="the weight of 'bicycle' must be a finite number in float32, not ") as caught:
+        reweight(tokenizer, PROMPTS, {"bicycle": c})
+    assert repr(c) in str(caught.value)
+
+
+@pytest.mark.parametrize("c", [3.4e38, -3.4e38, 10 ** 38, Fraction(1, 3), np.float16(2), np.float32(3.4028235e38),
+                               np.int8(-128), np.longdouble(2), 1e-50], ids=repr)
+@pytest.mark.filterwarnings("error")
+def test_a_weight_is_any_number_that_float32_holds(tokenizer, c):
+    found = reweight(tokenizer, PROMPTS, {"bicycle": c}).c
+    assert found.isfinite().all() and found[0, 3] == torch.tensor(float(c), dtype=torch.float32)
 
 
 # ---- self-attention ------------------------------------------------------------------------------------------------

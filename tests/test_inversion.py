@@ -3,17 +3,20 @@ import copy
 import dataclasses
 import functools
 import json
+import random
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import p2p_min as p2p
+import test_mutations
 from p2p_min import inversion
 from p2p_min.ddim import inverse_step, step, timesteps
 from p2p_min.inversion import METHODS
@@ -506,6 +509,89 @@ def test_a_missing_file_says_so(tmp_path):
         assert_says(FileNotFoundError, f"no inversion at {re.escape(str(path))}", p2p.Inversion.load, path)
 
 
+Z, STATES, POOLED = torch.zeros(3, 1, 4, 8, 8), torch.zeros(2, 1, 77, 32), torch.zeros(1, 40)
+NAN = float("nan")
+FIELDS = {                                                 # what is given instead: what the message says
+    "latents": [
+        (None, "not None"), ([0.0], r"not \[0.0\]"), (Z[:1], r"of \(1, 1, 4, 8, 8\)"), (Z[:0], r"\(0, 1"),
+        (Z[:, 0], r"of \(3, 4, 8, 8\)"), (Z.expand(3, 2, 4, 8, 8), r"\(3, 2, "), (Z[..., :0], r"8, 0\)"),
+        (Z.double(), "float64"), (Z.half(), "float16"), (Z.int(), "int32"), (Z + NAN, "finite"),
+        (Z - float("inf"), "finite")],
+    "unconditional": [
+        (None, r"\(2 steps, 1, tokens, width\), not None"), (STATES[:1], r"\(1, 1, 77, 32\)"),
+        (STATES[:, 0], r"\(2, 77"),
+        (STATES[..., :0], "77, 0"), (STATES.double(), "float64"), (STATES + NAN, "finite"), ("x", "'x'")],
+    "pooled": [
+        (POOLED[0], r"\(40,\)"), (POOLED.expand(2, 40), r"\(2, 40\)"), (POOLED.half(), "16"), (POOLED + NAN, "finite")],
+    "method": [("magic", "ddim, null-text"), (None, "ddim"), (["ddim"], "ddim"), ("DDIM", "ddim"), (3, "ddim")],
+    "prompt": [(None, "one text"), (3, "one text"), (["a car"], "one text")],
+    "guidance": [
+        ("7.5", "finite number"), (None, "finite"), (NAN, "finite"), (1e39, "1e.39"), (True, "True"), ([3], "3")],
+    "facts": [
+        ([], "numbers"), ("x", "'x'"), ({"VAE factor": "4"}, "numbers"), ({"weights": [[1.0]]}, "numbers"),
+        ({"weights": [None]}, "numbers"), ({"VAE factor": True}, "numbers"), ({"VAE factor": 10 ** 400}, "numbers")]}
+FIELD = [(name, *case) for name, cases in FIELDS.items() for case in cases]
+
+
+@pytest.mark.parametrize("name, value, says", FIELD, ids=range(len(FIELD)))
+def test_a_field_that_cannot_be_is_named(tmp_path, name, value, says):
+    """Made by hand, changed, or from a file: checked in one place, before anything is computed with it."""
+    fields = dict(latents=Z, prompt=SOURCE, method="null-text", guidance=7.5, unconditional=STATES, pooled=POOLED)
+    says = f"{name} (of an inversion by null-text )?must be .*{says}"
+    assert_says(ValueError, says, p2p.Inversion, **{**fields, name: value})
+    assert_says(ValueError, says, dataclasses.replace, p2p.Inversion(**fields), **{name: value})
+    fields = {**fields, name: value}
+    tensors = {key: field.contiguous() for key, field in fields.items() if isinstance(field, torch.Tensor)}
+    settings = {key: field for key, field in fields.items() if key not in tensors}
+    save_file(tensors, tmp_path / "it", {"p2p_min inversion": json.dumps(settings)})
+    assert_says(ValueError, f"it is not an inversion that p2p_min saved .ValueError: {says}", p2p.Inversion.load,
+                tmp_path / "it")
+
+
+@pytest.mark.parametrize("fields, says", [
+    (dict(method="direct"), "unconditional of an inversion by direct must be None, not torch.float32 of"),
+    (dict(method="ddim", unconditional=None), "pooled of an inversion by ddim must be None, not"),
+    (dict(method="negative-prompt", unconditional=None, guidance=1), "unconditional of an inversion by negative"),
+    (dict(unconditional=None), "unconditional of an inversion by null-text"),
+    (dict(method="ddim", unconditional=None, pooled=None), None), (dict(pooled=None), None),
+    (dict(unconditional=None, pooled=None, guidance=1), None), (dict(guidance=Fraction(1, 2)), None),
+    (dict(facts={}), None), (dict(facts={"VAE factor": 8, "weights": [1, NAN], "of a later version": []}), None)])
+def test_what_a_method_finds_is_there_and_nothing_else(tmp_path, fields, says):
+    """Embeddings where the method finds some; null-text none at guidance 1. What fits is saved and loaded."""
+    fields = {**dict(latents=Z, prompt=SOURCE, method="null-text", guidance=7.5, unconditional=STATES, pooled=POOLED),
+              **fields}
+    if says:
+        assert_says(ValueError, says, p2p.Inversion, **fields)
+        return
+    p2p.Inversion(**fields).save(tmp_path / "it")
+    assert p2p.Inversion.load(tmp_path / "it").guidance == fields["guidance"]
+
+
+def test_settings_nested_too_deep_say_so(tmp_path):
+    path = tmp_path / "it"
+    save_file(dict(latents=Z), path, {"p2p_min inversion": 100_000 * "["})
+    assert_says(ValueError, "it is not an inversion that p2p_min saved .RecursionError", p2p.Inversion.load, path)
+
+
+@pytest.mark.parametrize("mutate", test_mutations.MUTATIONS, ids=lambda mutate: mutate.__name__)
+def test_a_spoilt_inversion_is_refused_or_loaded_as_it_is(tmp_path, mutate):
+    """Refused in one line with the file's name; or all that the file holds, and finite."""
+    path = tmp_path / "it.safetensors"
+    p2p.Inversion(Z + 1, SOURCE, "null-text", 7.5, STATES + 1, POOLED + 1, {"weights": [0.5]}).save(path)
+    pristine = path.read_bytes()
+    for i in range(30):
+        test_mutations.replace(path, mutate(random.Random(f"{mutate.__name__} {i}"), pristine))
+        try:
+            found = p2p.Inversion.load(path)
+        except ValueError as error:
+            assert f"{path} is not an inversion" in str(error) and "\n" not in str(error)
+            continue
+        tensors = load_file(path)
+        assert all(torch.equal(getattr(found, name), tensor) and tensor.isfinite().all()
+                   for name, tensor in tensors.items())
+        assert found.unconditional is not None and (found.pooled is None) == ("pooled" not in tensors)
+
+
 # ---- what cannot be done -------------------------------------------------------------------------------------------
 
 def assert_says(kind, says, function, *arguments, **more):
@@ -519,7 +605,8 @@ def assert_says(kind, says, function, *arguments, **more):
     (dict(method="magic"), "method must be ddim, null-text, negative-prompt or direct, not 'magic'"),
     (dict(method=None), "method"), (dict(method=["direct"]), "method"), (dict(method="Direct"), "method"),
     (dict(guidance=float("nan")), "guidance"), (dict(guidance=float("inf")), "guidance"),
-    (dict(guidance="7.5"), "guidance"), (dict(guidance=None), "guidance"),
+    (dict(guidance="7.5"), "guidance"), (dict(guidance=None), "guidance"), (dict(guidance=1e39), "guidance"),
+    (dict(guidance=10 ** 400), "guidance"),
     (dict(prompt=[SOURCE]), "prompt must be one text"), (dict(prompt=None), "prompt"),
     (dict(prompt="big " * 80), "82 tokens"), (dict(steps=0), "steps"), (dict(steps=-1), "steps"),
     (dict(steps=2.0), "steps"), (dict(steps=1001), "1 to 1000"), (dict(steps=None), "steps"),
@@ -613,6 +700,25 @@ def test_an_inversion_is_not_run_by_a_model_of_other_text(model, xl, calls, meth
     assert not calls
 
 
+@pytest.mark.parametrize("method", ["null-text", "negative-prompt"])
+def test_pooled_text_that_the_model_has_not_or_lacks_is_told(model, xl, calls, method):
+    """Also of a file of an earlier version, or one made by hand."""
+    states = {m: torch.zeros(2, 1, 77, m.unet.config["cross_attention_dim"]) for m in (model, xl)}
+    for each, pooled, says in ((model, POOLED, r"\(40, not 0\)"), (xl, None, r"\(0, not 40\)"),
+                               (xl, POOLED[:, :8], r"\(8, not 40\)")):
+        made = p2p.Inversion(Z, SOURCE, method, 7.5, states[each], pooled)
+        assert_says(ValueError, f"made for another pooled text width {says}; invert", sample, each, made)
+    assert not calls
+    assert sample(xl, p2p.Inversion(Z, SOURCE, method, 7.5, states[xl], POOLED), prompts=[SOURCE]).images
+
+
+def test_another_number_of_latent_channels_is_told(model, calls):
+    """By the latents themselves, where nothing else says it."""
+    made = p2p.Inversion(Z[:, :, :3], SOURCE, "ddim", 7.5)
+    assert_says(ValueError, r"another number of latent channels \(3, not 4\)", sample, model, made)
+    assert not calls
+
+
 def test_another_checkpoint_of_the_same_shapes_is_a_warning(folder, recwarn):
     """Told by the weights: the same ones elsewhere, or in another precision, are the same checkpoint."""
     load = functools.partial(p2p.load, folder, "cpu", spacing="trailing")
@@ -646,7 +752,7 @@ def test_a_vae_that_overflows_is_told_before_the_walk_up(folder, calls, method, 
     half = p2p.load(folder, "cpu", dtype)
     half = dataclasses.replace(half, vae=spoilt(half.vae, "encoder.conv_in.weight", value))
     why = "torch.float16 is too narrow .* bfloat16 .*" if dtype == "float16" else ""
-    says = f"the VAE's latents of the picture are not finite numbers: {why}its weights are not finite"
+    says = f"the VAE's latents of the picture are not finite numbers: {why}the weights are not finite"
     assert_says(ValueError, says, invert, half, method)
     assert not calls
 
@@ -665,6 +771,12 @@ def test_embeddings_that_are_not_finite_are_told_at_their_step(model, calls, mon
     monkeypatch.setattr(inversion, "GRADIENT_SCALE", float("inf"))
     assert_says(ValueError, "the null-text embeddings are not finite numbers", invert, model, "null-text", 2)
     assert len(calls) == 2 + 1 + inversion.INNER_STEPS
+
+
+@pytest.mark.parametrize("guidance", [1e38, -1e30])
+def test_guidance_under_which_null_text_overflows_is_named(model, guidance):
+    says = f"the null-text embeddings are not finite numbers: guidance {guidance:g} caused this".replace("+", r"\+")
+    assert_says(ValueError, says, invert, model, "null-text", 2, guidance=guidance)
 
 
 # ---- what goes together --------------------------------------------------------------------------------------------

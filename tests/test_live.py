@@ -327,7 +327,7 @@ def test_only_what_depends_on_a_change_runs_again(session):
         said = []
         session.answer(FEW | change, said.append)
         assert all(0 < each["step"] <= each["of"] for each in said)
-        return [each["said"].split()[-1] for each in said if each["step"] == 1]
+        return [each["said"].split()[-1] for each in said if each["step"] == 1 and each["said"] != "decoding pictures"]
     assert phases() == ["source", "injection", "target"] and phases() == []
     assert phases(cross=[0, 0.3]) == phases(weights={"big": 2}) == phases(blend=["bicycle"]) == ["target"]
     assert phases(target="a big dog next to a river") == ["injection", "target"]
@@ -338,6 +338,17 @@ def test_only_what_depends_on_a_change_runs_again(session):
     assert phases(picture=name, guidance=3) == ["injection", "target"]
     assert phases(picture=name, method="null-text") == ["picture", "injection", "target"]
     assert phases(picture=name, method="null-text", guidance=3) == ["picture", "injection", "target"]
+
+
+def test_the_sources_pictures_are_decoded_once(session):
+    """The most expensive part of a large model's answer on a CPU; it is told, too."""
+    def decoded(**change):
+        said = []
+        session.answer(FEW | change, said.append)
+        return sum(each["said"] == "decoding pictures" for each in said)
+    shown = min(8, FEW["steps"])                           # in the strip, for source and target
+    assert decoded(seed=5) == 2 + 1 + 2 * shown            # source, target without injection, target; the strip
+    assert decoded(seed=5, cross=[0, 0.3]) == 1 + shown
 
 
 def test_the_same_settings_have_the_same_answer_whatever_came_before(session, model):

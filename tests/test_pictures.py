@@ -1,14 +1,20 @@
 """Pictures from files: the right way up, the right colours, the right size; and one line for what is none."""
+import struct
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 import p2p_min as p2p
-from p2p_min.pictures import fit, read, to_image, to_rgb, to_tensor
+from p2p_min import pictures
+from p2p_min.pictures import fit, font_for, read, sheet, to_image, to_rgb, to_tensor
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+from hostile.pictures import attempt  # noqa: E402
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -113,6 +119,46 @@ def test_floating_point_of_other_ranges_is_refused(tmp_path, values):
     """What is white in it is not known: neither guessed nor black."""
     Image.fromarray(np.array([values], np.float32)).save(tmp_path / "it.tif")
     assert_says(ValueError, "must hold numbers from 0 to 1 or from 0 to 255, not from", tmp_path / "it.tif")
+
+
+@pytest.mark.parametrize("dtype, values, levels", [
+    ("int32", [0, 100, 255], [0, 100, 255]), ("int32", [0, 0, 128], [0, 0, 128]), ("int32", [0, 0, 0], [0, 0, 0]),
+    ("int32", [0, 256, 65535], [0, 1, 255]), ("int32", [0, 257, 514], [0, 1, 2]), ("uint32", [0, 7, 255], [0, 7, 255]),
+    ("int16", [0, 7, 255], [0, 7, 255]), ("uint16", [0, 257, 255], [0, 1, 1]), ("bool", [0, 1, 0], [0, 255, 0]),
+    ("float64", [0, 0.5, 1], [0, 128, 255]), ("uint8", [0, 1, 2], [0, 1, 2])])
+def test_an_array_of_any_numbers_is_read_by_its_range(dtype, values, levels):
+    """What `Image.fromarray` makes of it; whole numbers of 32 bits hold 8 or 16 bits."""
+    found = to_rgb(Image.fromarray(np.array([values], dtype)))
+    assert np.asarray(found).tolist() == [[[level] * 3 for level in levels]]
+
+
+@pytest.mark.parametrize("suffix", ["tif", "pgm"])
+def test_a_dark_file_of_32_bits_is_read_by_its_range_and_one_of_16_is_dark(tmp_path, suffix):
+    """A PGM file is known to have 16 bits, though Pillow makes 32 of them."""
+    values = np.array([[0, 200]], np.int32)
+    image = saved(tmp_path, Image.fromarray(values if suffix == "tif" else values.astype(np.uint16)), suffix)
+    assert image.getpixel((1, 0)) == ((200,) * 3 if suffix == "tif" else (1,) * 3)
+
+
+@pytest.mark.parametrize("values, says", [
+    ([0, 1], "not from 0 to 1 .multiply an array of 0 and 1 by 255"), ([1, 1], "not from 1 to 1 .multiply"),
+    ([-1, 200], "not from -1 to 200$"), ([0, 65536], "not from 0 to 65536$"), ([0, 2 ** 31 - 1], "not from 0 to")])
+def test_whole_numbers_of_other_ranges_are_refused(tmp_path, values, says):
+    """What is white in them is not known, in a file or in an array."""
+    image = Image.fromarray(np.array([values], np.int32))
+    image.save(tmp_path / "it.tif")
+    says = f"a 32-bit picture must hold numbers from 0 to 255 or from 0 to 65535, {says}"
+    assert_says(ValueError, says, tmp_path / "it.tif")
+    with pytest.raises(ValueError, match=says):
+        to_rgb(image)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "F", "I"])
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_a_picture_without_pixels_says_so(size, mode):
+    for use in (to_rgb, lambda image: fit(image, 32, 8)):
+        with pytest.raises(ValueError, match=f"of {size[0]} × {size[1]} has no pixels"):
+            use(Image.new(mode, size))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -314,3 +360,84 @@ def test_a_picture_of_too_many_pixels_says_so(tmp_path, monkeypatch):
     quarters().save(tmp_path / "it.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert_says(ValueError, "cannot be read as a picture", tmp_path / "it.png")
+
+
+@pytest.mark.parametrize("error, says", [
+    (RuntimeError("Failed to decode\nimage"), "Failed to decode image"), (NotImplementedError("BLP"), "BLP"),
+    (struct.error("unpack requires 4 bytes"), "unpack requires"), (KeyError("mode"), "mode"), (MemoryError(), "Memory"),
+    (RecursionError("too deep"), "too deep"), (ZeroDivisionError(), "ZeroDivisionError"), (IndexError("x"), "x"),
+    (PermissionError(13, "Permission denied", "it.png"), "Permission denied$"), (AttributeError("'x'"), "'x'"),
+    (Image.DecompressionBombWarning("exceeds limit"), "exceeds limit"), (Exception(), "Exception")], ids=repr)
+def test_whatever_pillow_raises_is_one_line(model, tmp_path, monkeypatch, error, says):
+    """Also on the live page."""
+    from p2p_min.explorer.live import Refused, Session
+
+    def broken(*args, **more):
+        raise error
+    quarters().save(tmp_path / "it.png")
+    session = Session(model, dict(model="weights/toy"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Image, "open", broken)
+        assert_says(ValueError, f"cannot be read as a picture: .*{says}", tmp_path / "it.png")
+        with pytest.raises(Refused, match="this cannot be read as a picture"):
+            session.keep_picture((tmp_path / "it.png").read_bytes())
+    monkeypatch.setattr(Image.Image, "load", broken)
+    assert_says(ValueError, f"cannot be read as a picture: .*{says}", tmp_path / "it.png")
+
+
+def test_damaged_pictures_of_every_format_are_refused_in_one_line_or_read(tmp_path):
+    """The first 200 of the thousands that scripts/hostile/pictures.py tries."""
+    counts, faults = attempt(200, 1, tmp_path)
+    assert not faults
+    assert sum(counts.values()) == 200 and len({name for name, _ in counts}) > 10
+    assert all(sum(n for (_, told), n in counts.items() if told == each) > 20 for each in ("read", "refused"))
+
+
+# ---- captions ------------------------------------------------------------------------------------------------------
+
+def fonts(monkeypatch, **has):
+    """A system with these fonts; each has these characters. `default` is Pillow's own."""
+    def of(name):
+        if name not in has:
+            raise OSError("cannot open resource")
+        return name
+    monkeypatch.setattr(pictures, "FONTS", tuple(has))
+    monkeypatch.setattr(ImageFont, "truetype", lambda name, size: of(name))
+    monkeypatch.setattr(ImageFont, "load_default", lambda size: of("default"))
+    monkeypatch.setattr(pictures, "drawn", lambda font, letter: letter if letter in has[font] else "box")
+
+
+@pytest.mark.parametrize("text, font, lacking", [
+    ("cat", "default", ""), ("", "default", ""), ("a\tcat\u3000\n", "default", ""), ("café", "latin", ""),
+    ("a 猫", "chinese", ""), ("猫é", "all", ""), ("猫 🚗", "chinese", "🚗"), ("é 🚗🛥", "latin", "🚗 🛥"),
+    ("🛥", "default", "🛥")])
+def test_a_sheet_takes_the_first_font_that_has_all_characters(monkeypatch, recwarn, text, font, lacking):
+    """Else the one that lacks the fewest, and one warning says which are boxes."""
+    fonts(monkeypatch, default="act", latin="acftéz", chinese="act猫", all="actfé猫")
+    assert font_for(text, 14) == font
+    assert [str(w.message).split(",")[0] for w in recwarn] == ([f"no font here has {lacking}"] if lacking else [])
+
+
+def test_fonts_that_are_not_there_are_passed_over(monkeypatch):
+    fonts(monkeypatch, default="act", latin="acté")
+    monkeypatch.setattr(pictures, "FONTS", ("nowhere.ttf", "latin"))
+    assert font_for("é", 14) == "latin"
+
+
+def test_the_box_of_a_missing_character_is_told_from_characters():
+    """With Pillow's own font, which has ASCII, and no Chinese."""
+    font = ImageFont.load_default(14)
+    box = pictures.drawn(font, "\uffff")
+    assert {chr(n) for n in range(33, 127) if pictures.drawn(font, chr(n)) == box} == set()
+    assert all(pictures.drawn(font, letter) == box for letter in "猫ق🚗")
+
+
+def test_a_sheet_without_a_font_says_what_it_does_not_show(monkeypatch):
+    """It is made all the same; a long word without spaces is broken into lines."""
+    monkeypatch.setattr(pictures, "FONTS", ())
+    with pytest.warns(UserWarning, match="^no font here has 猫, so captions show boxes there; install") as caught:
+        page = sheet([quarters()] * 2, ["a cat", 200 * "猫"])
+    assert len(caught) == 1 and page.height > 300
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sheet([quarters()] * 2, ["a cat", "“a 'dog'…”"])

@@ -18,7 +18,7 @@ from .single_file import load_file, load_vae
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Model:
     tokenizer: object
     text_encoder: nn.Module

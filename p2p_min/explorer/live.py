@@ -27,7 +27,7 @@ from ..inversion import METHODS, invert
 from ..networks.config import is_whole
 from ..networks.text import spans
 from ..pictures import fit, open_rgb
-from .page import page_data, partner, url, write_page
+from .page import STRIP, page_data, partner, url, write_page
 from .recorder import Recorder
 
 KINDS = dict(auto=auto, replace=replace, refine=refine, none=None)
@@ -106,18 +106,27 @@ def check_settings(given):
     return {name: given.get(name, first) for name, (first, _, _) in SETTINGS.items()}
 
 
-class Watched:
-    """A UNet that calls `told` before each of its own calls. Everything else is the UNet's."""
+class Telling:
+    """A network that calls `tell` before it computes. Everything else is the network's.
 
-    def __init__(self, unet, told):
-        self.unet, self.told = unet, told
+    decoded  a `Kept` of the VAE's pictures: those of a kept source come again with every change
+    """
+
+    def __init__(self, network, tell, decoded=None):
+        self.network, self.tell, self.decoded = network, tell, decoded
 
     def __call__(self, *args):
-        self.told()
-        return self.unet(*args)
+        self.tell()
+        return self.network(*args)
+
+    def decode(self, z):
+        def make():
+            self.tell()
+            return self.network.decode(z)
+        return self.decoded.find(z.float().cpu().numpy().tobytes(), make)
 
     def __getattr__(self, name):
-        return getattr(self.unet, name)
+        return getattr(self.network, name)
 
 
 class Seen:
@@ -143,11 +152,15 @@ class Seen:
 class Kept(OrderedDict):
     """The last few of what was made."""
 
+    def __init__(self, most=KEPT):
+        super().__init__()
+        self.most = most
+
     def find(self, key, make):
         if key not in self:
             self[key] = make()
         self.move_to_end(key)
-        while len(self) > KEPT:
+        while len(self) > self.most:
             self.popitem(last=False)
         return self[key]
 
@@ -161,6 +174,7 @@ class Session:
     def __init__(self, model, given):
         self.model, self.given = model, given
         self.pictures, self.sources, self.plain, self.answers = Kept(), Kept(), Kept(), Kept()
+        self.decoded = Kept(4 * STRIP)                     # of the source and of the target, this time and the last
         self.change, self.newest, self.is_running = threading.Condition(), 0, False
         self.layers = [name for name, module in model.unet.named_modules() if hasattr(module, "to_q")]
 
@@ -203,7 +217,7 @@ class Session:
                 raise ValueError("this model names no size of its own")
             try:
                 width, height = Image.open(io.BytesIO(content), formats=formats).size
-            except (OSError, SyntaxError, Image.DecompressionBombError):
+            except Exception:                              # see open_rgb
                 raise ValueError(f"this cannot be read as a picture ({', '.join(formats)})") from None
             if width * height > PIXELS:
                 raise ValueError(f"a picture of {width} × {height} is too large; at most {PIXELS:,} pixels")
@@ -238,24 +252,29 @@ class Session:
         recorder = Recorder(tokenizer, prompts, per_step=True)
         edit, own, blend, code = self.edits(s, recorder)
 
-        def watched(said, of):
-            """The model, each of whose UNet's calls is told to the page, and may be the last."""
+        def told(said, of):
+            """What tells the page of each of its calls, which may be the last."""
             numbers = count(1)
 
-            def told():
+            def tell():
                 check()
                 say(dict(said=said, step=min(next(numbers), of), of=of))
-            return dataclasses.replace(self.model, unet=Watched(self.model.unet, told))
+            return tell
+
+        def telling(said, of):
+            return dataclasses.replace(self.model, unet=Telling(self.model.unet, told(said, of)), vae=vae)
+
+        vae = Telling(self.model.vae, told("decoding pictures", 2 + 2 * min(STRIP, steps)), self.decoded)
 
         def make_source():
             if s["picture"] is None:
-                model = watched("generating the source", steps)
+                model = telling("generating the source", steps)
                 return prompt_to_prompt(model, prompts[:1], steps=steps, guidance=guidance, seed=s["seed"]).inversion
             with about("picture"):
                 if s["picture"] not in self.pictures:
                     raise ValueError("this picture is no longer here; choose it again")
                 calls = steps * (13 if s["method"] == "null-text" and guidance != 1 else 1)
-                return invert(watched("inverting the picture", calls), self.pictures[s["picture"]], *prompts[:1],
+                return invert(telling("inverting the picture", calls), self.pictures[s["picture"]], *prompts[:1],
                               s["method"], steps, guidance)
 
         depends = s["picture"] is None or s["method"] == "null-text"
@@ -263,13 +282,13 @@ class Session:
                guidance if depends else None)
         rest = dict(inversion=self.sources.find(key, make_source), steps=steps, guidance=guidance)
         plain = self.plain.find((key, s["target"], guidance), lambda: prompt_to_prompt(
-            watched("generating the target without injection", steps), prompts, **rest).images)
-        result = prompt_to_prompt(watched("generating the target", steps), prompts, recorder(edit), own, blend=blend,
+            telling("generating the target without injection", steps), prompts, **rest).images)
+        result = prompt_to_prompt(telling("generating the target", steps), prompts, recorder(edit), own, blend=blend,
                                   watch=recorder.watch, **rest)
         unknown = {name: unknown_words(tokenizer, s[name]) for name in ("source", "target")}
         notes = {name: f"This model does not know {', '.join(each)}." for name, each in unknown.items() if each}
         return dict(
-            code, data=page_data(self.model, result, recorder, code["command"] or "", without=plain),
+            code, data=page_data(dataclasses.replace(self.model, vae=vae), result, recorder, code["command"] or "", without=plain),
             mask=None if blend is None else url(Image.fromarray(blend.mask.cpu().numpy())), notes=notes)
 
     def edits(self, s, recorder):

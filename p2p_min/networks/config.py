@@ -1,10 +1,15 @@
 """A checkpoint's config as a checked dict of the values that the code uses; and what counts as a number."""
-import math
 from numbers import Integral, Real
+
+LARGEST_NUMBER = 3.4028234663852886e38         # in float32
 
 
 def is_number(x):
-    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+    """Whether x is a finite number in float32, with which everything is computed."""
+    try:
+        return isinstance(x, Real) and not isinstance(x, bool) and abs(float(x)) <= LARGEST_NUMBER
+    except OverflowError:                      # not even a Python float
+        return False
 
 
 def is_whole(x):

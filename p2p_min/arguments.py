@@ -73,8 +73,9 @@ def pixels(model, name, value):
 def check_context(context, encoded):
     """The `Context` in the dtype of the `encoded` prompts. Raises ValueError unless it has the same shapes."""
     context = Context(context) if isinstance(context, torch.Tensor) else context
-    ours, theirs = ([getattr(part, "shape", None) for part in each] if isinstance(each, Context) else type(each).__name__
-                    for each in (encoded, context))
+    ours, theirs = ([tuple(getattr(part, "shape", ())) for part in each] if isinstance(each, Context) else
+                    type(each).__name__ for each in (encoded, context))
     if ours != theirs:
-        raise ValueError(f"context must be a Context as networks.text.encode makes it, with shapes {ours}, not {theirs}")
+        raise ValueError(f"context must be a Context as networks.text.encode makes it, its parts of shapes {ours}, not "
+                         f"{theirs}")
     return Context(*(None if part is None else part.to(like) for part, like in zip(context, encoded)))

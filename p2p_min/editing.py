@@ -63,8 +63,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     blend       blend(z, z_star, t) -> z_star after each step, such as a `LocalBlend`
     negative    the unconditional prompt
     steps       number of DDIM steps
-    guidance    w in eps_u + w (eps_c - eps_u); 1 is the conditional prediction alone, and halves the work; or a function
-                (eps_c, eps_u, t) -> eps of the rows that get guidance, (rows, 4, height/f, width/f), fp32
+    guidance    w in eps_u + w (eps_c - eps_u); 1 is the conditional prediction alone, and halves the work; or a
+                function (eps_c, eps_u, t) -> eps of the rows that get guidance, (rows, 4, height/f, width/f), fp32
     seed        of the noise, which is drawn on the CPU, so that a seed gives the same picture on every device
     height, width   of the pictures, in pixels; None: the model's own size
     latents     the noise itself, (1, 4, height/f, width/f) shared, or one per prompt; None: from the seed

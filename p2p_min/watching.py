@@ -38,8 +38,8 @@ def look(edit, sizes, note, layers=""):
     inside = [prefix for prefix in edits if f"{prefix}.".startswith(f"{layers}.") or not layers]
     for each in (edits[prefix] for prefix in inside):
         if not (each is None or callable(each)):
-            raise ValueError(f"a blend or a recorder cannot see the edit {type(each).__name__}, which computes attention "
-                             "without maps; give it a __call__(M, M_star, t) as well, or leave them out")
+            raise ValueError(f"a blend or a recorder cannot see the edit {type(each).__name__}, which computes "
+                             "attention without maps; give it a __call__(M, M_star, t) as well, or leave them out")
     edits |= {prefix: Looking(edits[prefix], sizes, note) for prefix in inside}
     return edits if len(edits) > 1 else edits[""]
 

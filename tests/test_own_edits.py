@@ -6,9 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import UNET
-
 import p2p_min as p2p
+from conftest import UNET
 from p2p_min.attention import choose
 from p2p_min.ddim import step, timesteps
 from p2p_min.edits import inside, window
@@ -248,7 +247,7 @@ def test_the_longest_prefix_wins(name, chosen):
 # ---- time ----------------------------------------------------------------------------------------------------------
 
 def test_t_at_most_tau_is_a_window_without_luck(model):
-    """`M_star if t <= tau` injects for exactly as many steps as the window 1 - tau: every N to 200, tau in hundredths."""
+    """`M_star if t <= tau` injects for as many steps as the window 1 - tau: every N to 200, tau in hundredths."""
     for N in range(1, 201):
         times = [(N - i) / N for i in range(N)]
         for hundredths in range(101):

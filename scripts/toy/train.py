@@ -418,7 +418,7 @@ def export(args):
     text = painter.text.half()
     text.config.save_pretrained(out / "text_encoder")
     # With the prefix that every transformers reads, although new ones write none.
-    tensors = {f"text_model.{name.removeprefix('text_model.')}": v.contiguous() for name, v in text.state_dict().items()}
+    tensors = {"text_model." + name.removeprefix("text_model."): v for name, v in text.state_dict().items()}
     save_file(tensors, out / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((out / "text_encoder" / "config.json").read_text())
     config["dtype"] = "float32"            # transformers would run it in fp16 otherwise, diffusers the rest in fp32

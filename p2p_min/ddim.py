@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .networks.config import FLAG, is_whole, listed, number, one_of, read_config, whole
+from .networks.config import FLAG, is_whole, listed, number, one_of, read_config, short, whole
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -121,8 +121,9 @@ def read_schedule(config):
     for pixel-space models: diffusers' Stable Diffusion pipeline turns it off, whatever the file says.
     """
     if config.get("beta_schedule") is None and config.get("trained_betas") is None:
-        raise ValueError(f"scheduler: {config.get('_class_name', 'its config')} has neither beta_schedule nor "
-                         "trained_betas, so DDIM, which p2p_min uses, cannot sample its model (flow matching, EDM)")
+        name = short(str(config.get("_class_name", "its config")))
+        raise ValueError(f"scheduler: {name} has neither beta_schedule nor trained_betas, so DDIM, which p2p_min uses, "
+                         "cannot sample its model (flow matching, EDM)")
     c = read_config(config, "scheduler", USED, FIXED)
     n, first, last = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
     if c["trained_betas"] is not None:

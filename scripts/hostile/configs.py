@@ -2,7 +2,8 @@
 
     python scripts/hostile/configs.py --tries 2000 --seed 1
 
-Each try spoils one file in one place, loads the model and paints one small pair of pictures:
+Each try spoils one file in one place, loads the model and paints one small pair of pictures. (vocab.json and merges.txt
+count only where there is no tokenizer.json, so that it is out of the way for them.)
     refused     in one line, when loading: as it should be
     harmless    the same pictures as before
     another     other pictures without a word, listed: a setting that may be as it is, or a fault to refuse
@@ -70,7 +71,7 @@ def spoil(rng, name, raw):
             data[rng.randrange(len(data))] = rng.randrange(256)
         return "three bytes", bytes(data)
     if way == "whole":
-        data = rng.choice([b"", b"[]", b"null", b"1", b"{}", b"[" * 10 ** 5, b'{"a":' * 10 ** 5, b"\xff\xfe", b"\0" * 9])
+        data = rng.choice([b"", b"[]", b"null", b"1", b"{}", b"[" * 10 ** 5, b'{"a":' * 10 ** 5, b"\xff\xfe", b"\0"])
         return f"the whole file is {data[:10]!r}", data
     if not name.endswith(".json"):
         return spoil_lines(rng, raw)
@@ -154,6 +155,10 @@ def main():
             raw = (folder / name).read_bytes()
             what, content = spoil(rng, name, raw)
             (folder / name).write_bytes(content)
+            hidden = [folder / file for file in names if name.endswith(("vocab.json", "merges.txt"))
+                      and file == str(Path(name).with_name("tokenizer.json"))]         # which would be read instead
+            for file in hidden:
+                file.rename(file.with_suffix(".hidden"))
             signal.alarm(args.seconds)
             faulthandler.dump_traceback_later(3 * args.seconds, exit=True)     # a hang that no signal reaches
             try:
@@ -165,6 +170,8 @@ def main():
             signal.alarm(0)
             faulthandler.cancel_dump_traceback_later()
             (folder / name).write_bytes(raw)
+            for file in hidden:
+                file.with_suffix(".hidden").rename(file)
             counts[name][outcome] += 1
             if outcome in ("another", *BAD) or args.lines and outcome == "refused":
                 told = "" if outcome == "another" else f": {type(result).__name__}: {str(result)[:300]}"

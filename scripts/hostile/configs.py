@@ -16,6 +16,7 @@ import argparse
 import collections
 import contextlib
 import faulthandler
+import itertools
 import json
 import random
 import resource
@@ -23,6 +24,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -134,13 +136,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tries", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=60, help="then it stops, whatever is left of the tries")
     parser.add_argument("--model", type=Path, default=Path(__file__).resolve().parents[2] / "weights" / "toy")
     parser.add_argument("--seconds", type=int, default=20, help="for one try")
-    parser.add_argument("--lines", action="store_true", help="print every message")
+    parser.add_argument("--lines", action="store_true", help="print every refusal too")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, time_is_up)
-    counts, shown = collections.defaultdict(collections.Counter), []
+    counts = collections.defaultdict(collections.Counter)
     with tempfile.TemporaryDirectory() as work:
         folder = Path(shutil.copytree(args.model, Path(work) / "model", symlinks=False))
         names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix in (".json", ".txt"))
@@ -149,14 +152,15 @@ def main():
         limit = resource.getrlimit(resource.RLIMIT_AS)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), limit[1]))
-        for i in range(args.tries):
+        end = time.monotonic() + 60 * args.minutes
+        for i in itertools.takewhile(lambda _: time.monotonic() < end, range(args.tries)):
             rng = random.Random(f"{args.seed} {i}")
             name = rng.choice(names)
             raw = (folder / name).read_bytes()
             what, content = spoil(rng, name, raw)
             (folder / name).write_bytes(content)
             hidden = [folder / file for file in names if name.endswith(("vocab.json", "merges.txt"))
-                      and file == str(Path(name).with_name("tokenizer.json"))]         # which would be read instead
+                      and file == str(Path(name).with_name("tokenizer.json"))]         # it would be read instead
             for file in hidden:
                 file.rename(file.with_suffix(".hidden"))
             signal.alarm(args.seconds)
@@ -175,10 +179,9 @@ def main():
             counts[name][outcome] += 1
             if outcome in ("another", *BAD) or args.lines and outcome == "refused":
                 told = "" if outcome == "another" else f": {type(result).__name__}: {str(result)[:300]}"
-                shown.append(f"{outcome:10} {name} (try {i}) {what}{told}")
-                if outcome == "traceback" and isinstance(result, BaseException):
-                    shown.append("".join(traceback.format_tb(result.__traceback__)[-2:]))
-    print(*sorted(shown), sep="\n")
+                print(f"{outcome:10} {name} (try {i}) {what}{told}", flush=True)
+                if outcome == "traceback":
+                    traceback.print_tb(result.__traceback__, -2, sys.stdout)
     columns = ("refused", "harmless", "another", *BAD)
     print(f"\n{'':40}" + "".join(f"{column:>10}" for column in columns))
     for name in names:

@@ -406,7 +406,7 @@ def test_what_else_a_tokenizer_says_does_not_count(words, tokenizer, change):
 @pytest.mark.parametrize("values", [
     dict(padding_side="left"), dict(truncation_side="left"), dict(model_max_length=None),
     dict(model_max_length=10 ** 30), dict(do_lower_case=False, add_prefix_space=True, split_special_tokens=True),
-    dict(add_bos_token=False, add_eos_token=False)])
+    dict(add_bos_token=False, add_eos_token=False), dict(unk_token="cat</w>")])
 def test_a_tokenizer_pads_and_reads_as_clips_whatever_its_config_says(words, folder, values):
     """On the left, the picture would be another, and maps would be counted from the wrong end."""
     change_words(words, lambda content: content.update(values), "tokenizer_config.json")

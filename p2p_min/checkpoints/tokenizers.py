@@ -31,7 +31,7 @@ def load_tokenizer(folder):
     config = folder / "tokenizer_config.json"
     settings = read_config(files.get(config.name, {}), str(config), SETTINGS)
     try:
-        read = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+        read = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True, unk_token=END)
         written = json.loads(read.backend_tokenizer.to_str()) | dict(padding=None, truncation=None)
         check_clip(read, written)
         text = written["model"]["vocab"].keys() - {START, END}

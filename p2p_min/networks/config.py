@@ -37,9 +37,9 @@ def one_of(*values):
     return Kind(lambda x: any(same(x, value) for value in values), " or ".join(map(repr, values)))
 
 
-def listed(kind, low=1, high=10):
+def listed(kind, low=1, high=8):
     return Kind(lambda x: isinstance(x, (list, tuple)) and low <= len(x) <= high and all(map(kind.fits, x)),
-                f"a list of {low} to {high}, each {kind.words}")
+                f"a list of {low if low == high else f'{low} to {high}'}, each {kind.words}")
 
 
 def either(a, b):
@@ -47,8 +47,7 @@ def either(a, b):
 
 
 def one_or_each(kind):
-    """Given once, or once per block."""
-    return either(kind, listed(kind))
+    return either(kind, listed(kind)._replace(words="a list with one for each block"))
 
 
 def read_config(config, what, used, fixed=None, ignored=None):
@@ -78,7 +77,8 @@ def read_config(config, what, used, fixed=None, ignored=None):
 
 
 def short(text):
-    return text if len(text) <= 100 and text.isprintable() else ascii(text[:100]) + " …"
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def per_block(value, blocks, what):

@@ -17,10 +17,10 @@ DOWN_ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
 UP_ATTENDS = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 MID_ATTENDS = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False}         # and null: no middle block
 CHANNELS, WIDTH, SIDE = whole(1, 64), whole(1, 2 ** 14), whole(1, 1024)
-LAYERS = one_or_each(one_or_each(whole(0, 32)))            # of transformers; also one for each resnet of a block
+LAYERS = one_or_each(either(whole(0, 16), listed(whole(0, 16))))               # a list: one for each resnet of a block
 USED = dict(
     in_channels=(4, CHANNELS), out_channels=(4, CHANNELS), sample_size=(None, either(SIDE, listed(SIDE, 2, 2))),
-    block_out_channels=((320, 640, 1280, 1280), listed(WIDTH)), layers_per_block=(2, one_or_each(whole(1, 8))),
+    block_out_channels=((320, 640, 1280, 1280), listed(WIDTH)), layers_per_block=(2, one_or_each(whole(1, 6))),
     down_block_types=(("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), listed(one_of(*DOWN_ATTENDS))),
     up_block_types=(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, listed(one_of(*UP_ATTENDS))),
     mid_block_type=("UNetMidBlock2DCrossAttn", one_of(*MID_ATTENDS)), attention_head_dim=(8, one_or_each(WIDTH)),

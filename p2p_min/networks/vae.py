@@ -9,7 +9,7 @@ from .layers import Downsample, Resnet, Upsample
 WIDTH, SCALE = whole(1, 2 ** 14), number(0.001, 1000)
 USED = dict(
     in_channels=(3, one_of(3)), out_channels=(3, one_of(3)), latent_channels=(4, whole(1, 64)),
-    block_out_channels=((64,), listed(WIDTH)), layers_per_block=(1, whole(1, 8)), norm_num_groups=(32, WIDTH),
+    block_out_channels=((64,), listed(WIDTH)), layers_per_block=(1, whole(1, 6)), norm_num_groups=(32, WIDTH),
     down_block_types=(("DownEncoderBlock2D",), listed(one_of("DownEncoderBlock2D"))),
     up_block_types=(("UpDecoderBlock2D",), listed(one_of("UpDecoderBlock2D"))),
     scaling_factor=(0.18215, SCALE), mid_block_add_attention=(True, FLAG), use_quant_conv=(True, FLAG),

@@ -8,7 +8,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from .config import number, one_of, read_config, whole
 
 TOKEN, WIDTH, COUNT = whole(0, 10 ** 6), whole(1, 2 ** 14), whole(1, 128)
-USED = dict(                           # without a default: every file has them
+USED = dict(                           # None: no default, since every file has the key
     vocab_size=(None, whole(3, 10 ** 6)), hidden_size=(None, WIDTH), intermediate_size=(None, whole(1, 2 ** 16)),
     num_hidden_layers=(None, COUNT), num_attention_heads=(None, COUNT), max_position_embeddings=(77, whole(3, 4096)),
     projection_dim=(512, WIDTH), hidden_act=("quick_gelu", one_of("quick_gelu", "gelu")),

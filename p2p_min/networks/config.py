@@ -1,4 +1,5 @@
 """A checkpoint's config as a checked dict of the values that the code uses; and what counts as a number."""
+import math
 from numbers import Integral, Real
 from typing import Callable, NamedTuple
 

@@ -8,7 +8,10 @@ LARGEST_NUMBER = 3.4028234663852886e38         # in float32
 
 def is_number(x):
     """Whether x is a finite number in float32, with which everything is computed."""
-    return isinstance(x, Real) and not isinstance(x, bool) and abs(x) <= LARGEST_NUMBER
+    try:
+        return isinstance(x, Real) and not isinstance(x, bool) and abs(float(x)) <= LARGEST_NUMBER
+    except OverflowError:                      # not even a Python float
+        return False
 
 
 def is_whole(x):

@@ -14,9 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .networks.config import is_number, is_whole, read_config
-
-SPACINGS = ("leading", "trailing", "linspace")
+from .networks.config import SPACINGS, is_number, is_whole, read_config
 
 
 class Schedule(NamedTuple):

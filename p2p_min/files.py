@@ -1,4 +1,4 @@
-"""Files that are written: completely or not at all, and none over another that is read or written. And lines."""
+"""What is written: files, completely or not at all and never over another; and lines, which cannot end a run."""
 import os
 import secrets
 import stat
@@ -95,7 +95,7 @@ def same(a, b):
 
 
 def say(*words, file=None, end="\n"):
-    """Prints a line. Where nobody reads it any more (`| head -1`), it and all others go nowhere, and the run goes on."""
+    """Prints a line. Where nobody reads on (`| head -1`), it and all later ones go nowhere, and the run goes on."""
     file = file or sys.stdout
     try:
         print(*words, file=file, end=end, flush=True)

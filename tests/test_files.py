@@ -16,6 +16,7 @@ from PIL import Image
 import p2p_min as p2p
 from p2p_min.__main__ import main
 from p2p_min.files import LEFT, UNFINISHED, write
+from p2p_min.pictures import png
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts" / "hostile"))
 import files as hostile  # noqa: E402
@@ -331,10 +332,23 @@ def test_ctrl_c_in_a_run_leaves_what_there_was(run, monkeypatch):
     assert there() == ["p2p.png"] and Path("p2p.png").read_bytes() == b"older"
 
 
-def test_a_run_may_be_stopped_at_any_moment(tmp_path):
-    """SIGKILL, Ctrl-C, Ctrl-C twice: see scripts/hostile/files.py."""
-    draw = random.Random(0)
-    for check in (lambda: hostile.kills_of_writers(5, tmp_path, draw),
-                  lambda: hostile.stops(1, [signal.SIGINT], tmp_path, draw)):
-        faults, _ = check()
-        assert not faults
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGKILL]], ids=len)
+def test_a_program_that_is_stopped_damages_nothing(tmp_path, signals):
+    """Ctrl-C, twice, and a kill, after a second; scripts/hostile/files.py does it at any moment."""
+    faults, status = hostile.stopped(signals, 1, tmp_path, png(Image.new("RGB", (8, 8))))
+    assert not faults and status == (130 if signals[0] == signal.SIGINT else -signal.SIGKILL)
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_the_file_whole(tmp_path):
+    """And what it leaves is cleared by the next."""
+    faults, _ = hostile.kills_of_writers(4, tmp_path, random.Random(0))
+    assert not faults
+
+
+def test_ctrl_c_in_a_script_is_quiet():
+    """Python then ends itself as Ctrl-C does, which shells call status 130. Other errors are shown as always."""
+    code = "import sys; sys.path.append(sys.argv[1]); import ctrl_c; raise eval(sys.argv[2])"
+    folder = Path(hostile.__file__).parents[1]
+    assert fresh(code, folder, "KeyboardInterrupt") == (-signal.SIGINT, "", "")
+    status, _, errors = fresh(code, folder, "ValueError('why')")
+    assert status == 1 and "Traceback" in errors and "why" in errors

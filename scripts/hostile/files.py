@@ -24,7 +24,7 @@ from p2p_min.files import LEFT, UNFINISHED, write
 
 LIMIT = 120                                    # seconds for any one process
 RUN = ["-m", "p2p_min", "a red car in the snow", "a red boat in the snow", "--device", "cpu", "--steps", "3",
-       "--singles", "--maps", "maps.png"]
+       "--spacing", "trailing", "--singles", "--maps", "maps.png"]
 PICTURES = ["p2p.png", "p2p-0.png", "p2p-1.png", "maps.png"]
 READY = 1.5                                    # times what the imports of `__main__` take: before, Python itself starts
 WORKER = """

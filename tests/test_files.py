@@ -267,28 +267,35 @@ for arguments in {wrong}:
     assert status == 0 and errors.count("\np2p-min: error: ") == len(wrong) - 2, errors
 
 
-def test_the_names_of_the_face_are_there_whatever_is_imported_before():
-    """Above all `explorer`, a function and also the folder that it is in."""
-    orders = ["import p2p_min.explorer", "import p2p_min.explorer.page", "from p2p_min.explorer import server",
-              "from p2p_min import explorer; import p2p_min.explorer.live",
-              "from p2p_min import *; import p2p_min.explorer", "import p2p_min.running", "import p2p_min.editing", ""]
-    code = f"""
-import sys
-for order in {orders}:
-    for name in [name for name in sys.modules if name.split(".")[0] == "p2p_min"]:
+@pytest.fixture
+def nothing_imported():
+    """Of p2p_min; afterwards everything is again what other tests know."""
+    ours = lambda: {name: module for name, module in sys.modules.items() if name.split(".")[0] == "p2p_min"}
+    before = ours()
+    for name in before:
         del sys.modules[name]
-    there = {{}}
+    yield
+    for name in ours():
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize("order", [
+    "import p2p_min.explorer", "import p2p_min.explorer.page", "from p2p_min.explorer import server",
+    "from p2p_min import explorer; import p2p_min.explorer.live", "from p2p_min import *; import p2p_min.explorer",
+    "import p2p_min.running", "import p2p_min.editing", ""])
+def test_the_names_of_the_face_are_there_whatever_is_imported_before(nothing_imported, order):
+    """Above all `explorer`, a function and also the folder that it is in."""
+    there = {}
     exec(order, there)
     import p2p_min as p2p
     from p2p_min import explorer
     from p2p_min.explorer.page import explorer as meant
-    assert explorer is p2p.explorer is meant is there.get("explorer", meant), order
-    assert all(callable(getattr(p2p, name)) for name in p2p.__all__), order
-    assert set(p2p.__all__) | {{"__version__", "explorer"}} <= set(dir(p2p))
+    assert explorer is p2p.explorer is meant is (there.get("explorer") or meant)
+    assert all(callable(getattr(p2p, name)) for name in p2p.__all__) and {*p2p.__all__, "__version__"} <= {*dir(p2p)}
     assert not hasattr(p2p, "nothing")
-    p2p.load, p2p.explorer = "another", "page"
-    assert (p2p.load, p2p.explorer) == ("another", "page")"""
-    assert fresh(code) == (0, "", "")
+    p2p.load, p2p.explorer = "another", "page"             # as a test puts something in their place
+    assert (p2p.load, p2p.explorer) == ("another", "page")
 
 
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------

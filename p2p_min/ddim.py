@@ -14,9 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .networks.config import FLAG, is_whole, listed, number, one_of, read_config, short, whole
-
-SPACINGS = ("leading", "trailing", "linspace")
+from .networks.config import FLAG, PREDICTIONS, SPACINGS, is_whole, listed, number, one_of, read_config, short, whole
 
 
 class Schedule(NamedTuple):
@@ -110,7 +108,7 @@ USED = dict(
     num_train_timesteps=(1000, whole(1, STEPS)), beta_start=(0.0001, BETA), beta_end=(0.02, BETA),
     beta_schedule=("linear", one_of("linear", "scaled_linear")), trained_betas=(None, listed(BETA, 1, STEPS)),
     set_alpha_to_one=(True, FLAG), steps_offset=(0, whole(0, STEPS)), timestep_spacing=("leading", one_of(*SPACINGS)),
-    prediction_type=("epsilon", one_of("epsilon", "v_prediction")))
+    prediction_type=("epsilon", one_of(*PREDICTIONS)))
 FIXED = dict(thresholding=(False,), rescale_betas_zero_snr=(False,))
 
 

@@ -1,9 +1,16 @@
-"""A checkpoint's config as a checked dict of the values that the code uses; and what counts as a number."""
+"""A checkpoint's config as a checked dict of the values that the code uses; what counts as a number; and choices.
+
+The command line reads its arguments with these before torch is imported.
+"""
 import math
 from numbers import Integral, Real
 from typing import Callable, NamedTuple
 
 LARGEST_NUMBER = 3.4028234663852886e38         # in float32
+
+SPACINGS = ("leading", "trailing", "linspace")             # of the timesteps
+PREDICTIONS = ("epsilon", "v_prediction")                  # of the UNet
+METHODS = ("ddim", "null-text", "negative-prompt", "direct")           # of inversion
 
 
 def is_number(x):
@@ -16,6 +23,17 @@ def is_number(x):
 
 def is_whole(x):
     return isinstance(x, Integral) and not isinstance(x, bool)
+
+
+def window(steps):
+    """(a, b), the part of the schedule in which an edit acts, counted from pure noise: 0.8 means (0, 0.8).
+
+    Raises ValueError unless 0 <= a <= b <= 1.
+    """
+    pair = tuple(steps) if isinstance(steps, (tuple, list)) else (0.0, steps)
+    if len(pair) != 2 or not all(map(is_number, pair)) or not 0 <= pair[0] <= pair[1] <= 1:
+        raise ValueError(f"steps must be a fraction of the schedule from 0 to 1, or a window (from, to), not {steps!r}")
+    return float(pair[0]), float(pair[1])
 
 
 class Kind(NamedTuple):

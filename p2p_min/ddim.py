@@ -14,9 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .networks.config import is_number, is_whole, read_config
-
-SPACINGS = ("leading", "trailing", "linspace")
+from .networks.config import FLAG, PREDICTIONS, SPACINGS, is_whole, listed, number, one_of, read_config, short, whole
 
 
 class Schedule(NamedTuple):
@@ -104,41 +102,39 @@ def timesteps(schedule, steps):
     return times
 
 
-# The keys of a scheduler's config that are used here, with diffusers' defaults.
-USED = dict(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
-            set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", timestep_spacing="leading")
-# The config may be for any scheduler (PNDM, Euler): keys about how those step do not matter to DDIM.
-# `clip_sample` is for pixel-space models: diffusers' Stable Diffusion pipeline turns it off, whatever the file says.
-CHANGES_MATHS = dict(thresholding=(False,), rescale_betas_zero_snr=(False,))
+BETA = number(0, 1)
+STEPS = 100_000                        # of training, at most; real ones have 1000
+USED = dict(
+    num_train_timesteps=(1000, whole(1, STEPS)), beta_start=(0.0001, BETA), beta_end=(0.02, BETA),
+    beta_schedule=("linear", one_of("linear", "scaled_linear")), trained_betas=(None, listed(BETA, 1, STEPS)),
+    set_alpha_to_one=(True, FLAG), steps_offset=(0, whole(0, STEPS)), timestep_spacing=("leading", one_of(*SPACINGS)),
+    prediction_type=("epsilon", one_of(*PREDICTIONS)))
+FIXED = dict(thresholding=(False,), rescale_betas_zero_snr=(False,))
 
 
 def read_schedule(config):
-    """See `Schedule.from_config`."""
+    """See `Schedule.from_config`.
+
+    The config may be for any scheduler (PNDM, Euler): keys about how those step do not matter to DDIM. `clip_sample` is
+    for pixel-space models: diffusers' Stable Diffusion pipeline turns it off, whatever the file says.
+    """
     if config.get("beta_schedule") is None and config.get("trained_betas") is None:
-        raise ValueError(f"scheduler: {config.get('_class_name', 'its config')} has neither beta_schedule nor "
-                         "trained_betas, so DDIM, which p2p_min uses, cannot sample its model (flow matching, EDM)")
-    known = {k: v for k, v in config.items() if k in USED or k in CHANGES_MATHS}
-    c = read_config(known, "scheduler", USED, CHANGES_MATHS)
-    choices = dict(prediction_type=("epsilon", "v_prediction"), beta_schedule=("linear", "scaled_linear"),
-                   timestep_spacing=SPACINGS)
-    for key, allowed in choices.items():
-        if c[key] not in allowed:
-            raise ValueError(f"scheduler: its config has {key} = {c[key]!r}; p2p_min implements "
-                             + " or ".join(map(repr, allowed)))
+        name = short(str(config.get("_class_name", "its config")))
+        raise ValueError(f"scheduler: {name} has neither beta_schedule nor trained_betas, so DDIM, which p2p_min uses, "
+                         "cannot sample its model (flow matching, EDM)")
+    c = read_config(config, "scheduler", USED, FIXED)
     n, first, last = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
-    for key, fits in (("num_train_timesteps", is_whole(n) and n > 0),
-                      ("beta_start", is_number(first) and first > 0), ("beta_end", is_number(last) and last > 0),
-                      ("steps_offset", is_whole(c["steps_offset"]) and c["steps_offset"] >= 0)):
-        if not fits:
-            raise ValueError(f"scheduler: its config has {key} = {c[key]!r}, which makes no sense")
     if c["trained_betas"] is not None:
         betas = torch.tensor(c["trained_betas"], dtype=torch.float32)
-        if betas.shape != (n,):
+        if len(betas) != n:
             raise ValueError(f"scheduler: its config has {len(betas)} trained_betas for {n} timesteps")
     elif c["beta_schedule"] == "scaled_linear":
         betas = torch.linspace(first ** 0.5, last ** 0.5, n, dtype=torch.float32) ** 2
     else:
         betas = torch.linspace(first, last, n, dtype=torch.float32)
     alphas_cumprod = (1 - betas).cumprod(0)
+    if not 0 < alphas_cumprod[-1] <= alphas_cumprod[0] < 1:
+        raise ValueError("scheduler: the betas of its config add no noise, or so much that nothing of the picture is "
+                         "left in 32-bit numbers")
     final_alpha = 1.0 if c["set_alpha_to_one"] else alphas_cumprod[0].item()
     return Schedule(alphas_cumprod, final_alpha, c["steps_offset"], c["timestep_spacing"], c["prediction_type"])

@@ -12,18 +12,7 @@ import torch.nn.functional as F
 
 from .align import extend, find, swap, words
 from .attention import apply, wants
-from .networks.config import is_number, is_whole
-
-
-def window(steps):
-    """(a, b), the part of the schedule in which an edit acts, counted from pure noise: 0.8 means (0, 0.8).
-
-    Raises ValueError unless 0 <= a <= b <= 1.
-    """
-    pair = tuple(steps) if isinstance(steps, (tuple, list)) else (0.0, steps)
-    if len(pair) != 2 or not all(map(is_number, pair)) or not 0 <= pair[0] <= pair[1] <= 1:
-        raise ValueError(f"steps must be a fraction of the schedule from 0 to 1, or a window (from, to), not {steps!r}")
-    return float(pair[0]), float(pair[1])
+from .networks.config import is_number, is_whole, window
 
 
 def inside(start, end, t):

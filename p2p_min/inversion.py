@@ -22,11 +22,11 @@ from safetensors.torch import save as to_bytes
 from tqdm import tqdm
 
 from .ddim import alphas, inverse_step, step, timesteps
-from .networks.config import is_number, is_whole
+from .files import write
+from .networks.config import METHODS, is_number, is_whole
 from .networks.text import Context, encode
-from .pictures import fit, read, to_tensor, write
+from .pictures import fit, read, to_tensor
 
-METHODS = ("ddim", "null-text", "negative-prompt", "direct")
 LEARNING_RATE, INNER_STEPS = 1e-2, 10                      # null-text as published
 ENOUGH, MORE_ENOUGH = 1e-5, 1e-3                           # step i of N stops below ENOUGH + MORE_ENOUGH · i/N
 GRADIENT_SCALE = 2.0 ** 14                                 # keeps the gradient in the range of fp16
@@ -74,7 +74,7 @@ class Inversion:
         tensors = dict(latents=self.latents, unconditional=self.unconditional, pooled=self.pooled)
         settings = dict(prompt=self.prompt, method=self.method, guidance=float(self.guidance), facts=self.facts)
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-        write(Path(path), to_bytes(tensors, metadata={"p2p_min inversion": json.dumps(settings)}))
+        write(path, to_bytes(tensors, metadata={"p2p_min inversion": json.dumps(settings)}))
 
     @classmethod
     def load(cls, path):

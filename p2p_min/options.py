@@ -1,9 +1,10 @@
-"""What the command line takes: its options, and what their texts mean."""
+"""What the command line takes: its options, what their texts mean, and all that can be told without the libraries."""
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
-from .ddim import SPACINGS
-from .inversion import METHODS
+from .files import check_files
+from .networks.config import METHODS, PREDICTIONS, SPACINGS, window
 
 EXAMPLES = """
 examples (with the small model that comes with p2p_min):
@@ -38,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
 def arguments(is_live=False):
     parser = Parser(
-        prog="p2p-min", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
+        prog="p2p-min", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES,
         description="Prompt-to-Prompt: edit a generated picture by editing its prompt (Hertz et al. 2022).\n"
                     "Generates SOURCE, and each TARGET with SOURCE's attention maps, side by side in one picture.")
     add = parser.add_argument
@@ -49,7 +50,7 @@ def arguments(is_live=False):
     add("--model", default="weights/toy", metavar="PATH",
         help="a folder in the diffusers layout, a single .safetensors file, or a model on the hub: "
              "owner/name[@revision] (default: %(default)s)")
-    add("--prediction", choices=("epsilon", "v_prediction"), help="what the UNet predicts (default: as stored)")
+    add("--prediction", choices=PREDICTIONS, help="what the UNet predicts (default: as stored)")
     add("--spacing", choices=SPACINGS,
         help="timestep spacing; few-step models (turbo, lightning) need trailing (default: as stored)")
     add("--tokenizer", metavar="DIR",
@@ -92,6 +93,61 @@ def arguments(is_live=False):
     return parser
 
 
+class Plan(NamedTuple):
+    """What the options of a run mean."""
+    prompts: list                      # source first
+    weights: list                      # of each target, {word: factor}
+    cross_steps: dict
+    self_steps: tuple
+    blend: list | None                 # a word for each prompt
+    subtract: list | None
+    size: object                       # of the picture: pixels of the shorter side, (height, width) or None
+    singles: list                      # files for each picture by itself
+
+
+def plan(args):
+    """Raises ValueError if the options do not go together, or if the files cannot be written."""
+    if args.subtract and not args.blend:
+        raise ValueError("--subtract needs --blend")
+    check_image_options(args)
+    args.seed = args.seed or 0
+    targets, factors = spread(args.source, args.targets, weights(args.reweight))
+    if not targets:
+        check_alone(args)
+    args.self_steps = "0.4" if args.self_steps is None else args.self_steps
+    prompts = [args.source, *targets]
+    singles = [args.out.with_name(f"{args.out.stem}-{i}.png") for i in range(len(prompts) * args.singles)]
+    blend, subtract = (per_prompt(getattr(args, name), prompts, f"--{name}") for name in ("blend", "subtract"))
+    check_files(named(args, "image", "mask"), outputs(args) + [("--singles", path) for path in singles])
+    return Plan(prompts, factors, cross_steps(args.cross_steps), steps_argument(args.self_steps), blend, subtract,
+                None if args.size is None else size_argument(args.size), singles)
+
+
+def named(args, *options):
+    """[(option, path)] of those that were given."""
+    return [(f"--{option}", getattr(args, option)) for option in options if getattr(args, option) is not None]
+
+
+def outputs(args):
+    """[(option, path)], but for the single pictures. Raises ValueError for a name of another kind of file."""
+    files = named(args, "out", "maps", "page")
+    for option, path in files:
+        suffix, why = (".html", "") if option == "--page" else (".png", " (the parameters are kept in the PNG's text)")
+        if path.suffix.lower() != suffix:
+            raise ValueError(f"{option} must end in {suffix}{why}, not {path}")
+    return files
+
+
+def check_live(args):
+    """Raises ValueError for options that do not go with the live page."""
+    usual = vars(arguments(is_live=True).parse_args([]))
+    for name, value in vars(args).items():
+        if name not in ("live", "source", "targets", *LOAD) and value != usual[name]:
+            raise ValueError(f"--{name.replace('_', '-')} does not go with --live: the page has controls")
+    if len(args.targets) > 1:
+        raise ValueError(f"--live takes SOURCE and one TARGET, not {len(args.targets)}")
+
+
 def port_argument(text):
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port number, from 0 (any free one) to 65535")
@@ -99,16 +155,16 @@ def port_argument(text):
 
 
 def steps_argument(text):
-    """"0.8" -> 0.8; "0.2,0.7" -> (0.2, 0.7)"""
+    """"0.8" -> (0.0, 0.8); "0.2,0.7" -> (0.2, 0.7)"""
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"{text!r} is not a fraction of the steps; write 0.8, or 0.2,0.7 for a window") from None
-    return numbers[0] if len(numbers) == 1 else numbers
+    return window(numbers[0] if len(numbers) == 1 else numbers)
 
 
 def cross_steps(texts):
-    """["0.8", "car=0.4"] -> {"default_": 0.8, "car": 0.4}"""
+    """["0.8", "car=0.4"] -> {"default_": (0.0, 0.8), "car": (0.0, 0.4)}"""
     steps = {}
     for text in texts:                                     # later ones override
         word, _, value = text.rpartition("=")

@@ -1,4 +1,4 @@
-"""Pictures: read from files, as tensors, side by side with captions; and files written completely or not at all."""
+"""Pictures: read from files, as tensors, side by side with captions."""
 import io
 import os
 import re
@@ -183,15 +183,3 @@ def png(image, info=None):
     file = io.BytesIO()
     image.save(file, format="PNG", pnginfo=info)
     return file.getvalue()
-
-
-def write(path, content):
-    """Write the bytes to a file, completely or not at all. Raises ValueError if it cannot be written."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)

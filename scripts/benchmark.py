@@ -17,6 +17,8 @@ code of Prompt-to-Prompt does in each attention layer, in the network's own dtyp
 for its blend, which is left out here. Results that should agree are compared, and the exit status is 1 if they differ
 in float32. On a CPU that has more than AVX2, our UNet also runs in bfloat16.
 """
+import ctrl_c  # noqa: F401, I001 (before the others, which take seconds)
+
 import argparse
 import multiprocessing
 import re

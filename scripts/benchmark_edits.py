@@ -9,6 +9,8 @@ The first command edits scenes of the drawn world, whose right answer can be ren
 whether the edit was made and the rest preserved. The second edits PIE-Bench and reports its columns. Every result is
 stored in --work: to resume a stopped run, give the same command again. Processes share the remaining work.
 """
+import ctrl_c  # noqa: F401, I001 (before the others, which take seconds)
+
 import io
 import sys
 import time

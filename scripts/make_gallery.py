@@ -4,6 +4,8 @@
 
 Each sheet has the source in its first row, then the target from the same noise without injection, then with it.
 """
+import ctrl_c  # noqa: F401, I001 (before the others, which take seconds)
+
 import argparse
 from pathlib import Path
 

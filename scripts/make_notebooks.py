@@ -5,6 +5,8 @@
 It needs nbclient and ipykernel (pip install -e ".[lessons]"). A notebook runs in an empty folder, as a learner's would.
 A notebook that raises an error, or is larger than 1 MiB, is not written.
 """
+import ctrl_c  # noqa: F401, I001 (before the others, which take seconds)
+
 import json
 import os
 import re

@@ -6,6 +6,8 @@
 Seconds from a request to its answer with all that the page shows: a change of tau alone (the source is kept), and of
 the source (nothing is); medians. Then many changes in a row: memory and threads of the process before and after.
 """
+import ctrl_c  # noqa: F401, I001 (before the others, which take seconds)
+
 import argparse
 import gc
 import http.client

@@ -19,6 +19,8 @@ sees an object, plus one cell on each side. The background is outside the boxes 
 the picture from the seed alone, so it is the same pixels for both. If it is less than a tenth of the picture, the pair
 has no PSNR.
 """
+import ctrl_c  # noqa: F401, I001 (before the others, which take seconds)
+
 import argparse
 import json
 import sys

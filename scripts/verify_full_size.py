@@ -6,6 +6,8 @@ Writes a folder and a single file, each of 4.3 GB (sd15), 5.2 GB (sd21) or 7.1 G
 memory at a time (sdxl: 14 GB in fp32), and exits with status 1 if anything fails. --narrow does the same with narrow
 layers, in a minute. Needs diffusers and, for the memory figures, Linux; uses open_clip_torch if it is installed.
 """
+import ctrl_c  # noqa: F401, I001 (before the others, which take seconds)
+
 import argparse
 import importlib.util
 import json

@@ -1,5 +1,6 @@
 """Loading is strict: what does not fit is named, what is fine is read as it lies in the file."""
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -8,8 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import p2p_min as p2p
+from conftest import SCHEDULER, VAE_, XL_UNET, build_tokenizer
 from originals import shard
+from p2p_min import ddim
+from p2p_min.checkpoints.filling import read_json
 from p2p_min.checkpoints.folder import load_part
+from p2p_min.checkpoints.tokenizers import fit_tokenizer, load_tokenizer
+from p2p_min.ddim import Schedule
+from p2p_min.networks import text, unet, vae
+from p2p_min.networks.unet import UNet
+from p2p_min.networks.vae import VAE as Autoencoder
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -155,6 +164,85 @@ def test_an_unreadable_config_is_named(copy, part, content):
     refused(copy, str(file))
 
 
+TEXT_ = dict(vocab_size=50, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+BUILDERS = dict(                       # part: what makes it, a config that is right, the file with its tables
+    unet=(UNet, XL_UNET, unet), vae=(Autoencoder, VAE_, vae), scheduler=(Schedule.from_config, SCHEDULER, ddim),
+    text_encoder=(text.text_encoder, TEXT_, text))
+NEVER_RIGHT = [
+    "0.5", "true", "", "\n", "a" * 10 ** 5, -1, -0.5, 10 ** 9, 10 ** 400, 1e300, math.nan, math.inf, -math.inf, {},
+    {"a": 1}, [], [[]], [None], [True], [8.0], ["8"], [-1], [10 ** 9], [math.nan], [1] * 10 ** 5, [[1] * 10 ** 5],
+    [[[[1]]]]]
+
+
+@pytest.mark.parametrize("part, key", [(part, key) for part, (_, _, tables) in BUILDERS.items()
+                                       for key in (*tables.USED, *tables.FIXED)])
+def test_a_value_of_a_wrong_type_or_size_is_refused_by_its_key(part, key):
+    """Of every key that is read: text or truth for numbers, numbers for truth, negative, infinite, absurd, nested."""
+    build, config, tables = BUILDERS[part]
+    is_flag = isinstance(tables.USED.get(key, tables.FIXED.get(key))[0], bool)
+    never = 0 if is_flag else True, 1 if is_flag else False, -8.5 if key == "scaling_factor" else 8.5
+    with torch.device("cpu" if part == "scheduler" else "meta"):
+        build(config)
+        for value in (*NEVER_RIGHT, *never):
+            with pytest.raises(ValueError, match=f"its config has {key} = ") as caught:
+                build({**config, key: value})
+            assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("part, values", [
+    ("unet", dict(sample_size=[96, 64], layers_per_block=[2, 2, 1], attention_head_dim=[1, 2, 4])),
+    ("unet", dict(transformer_layers_per_block=[0, [2], [4]], reverse_transformer_layers_per_block=[[4, 1], 2, 0])),
+    ("unet", dict(mid_block_type=None, resnet_out_scale_factor=1.0, dropout=0.0, act_fn="swish")),
+    ("vae", dict(scaling_factor=1, sample_size=[1, "x"], force_upcast=True, act_fn="swish")),
+    ("vae", dict(mid_block_add_attention=False, use_quant_conv=False, use_post_quant_conv=False)),
+    ("text_encoder", dict(num_hidden_layers=32, vocab_size=49408, model_type="clip", return_dict=False, dropout=0.1)),
+    ("scheduler", dict(beta_schedule="linear", beta_start=1e-6, beta_end=0.01, set_alpha_to_one=None, _x=[[]])),
+    ("scheduler", dict(trained_betas=[0.01] * 1000, timestep_spacing="linspace", prediction_type="v_prediction"))])
+def test_real_values_of_every_kind_are_read(part, values):
+    """The tables keep out nothing that checkpoints have, and keys that do not matter may be anything."""
+    build, config, _ = BUILDERS[part]
+    with torch.device("cpu" if part == "scheduler" else "meta"):
+        build({**config, **values})
+
+
+@pytest.mark.parametrize("content, says", [
+    ('{"a": 1, "b": {"c": 2, "c": 3}}', "the key c is there twice"), ('{"\\n\\u001b": 1, "\\n\\u001b": 1}', "twice"),
+    ("[" * 10 ** 5, "recursion"), ('{"a":' * 10 ** 5, "recursion"), ('{"a": NaN}', "NaN is no number"),
+    ('{"a": [-Infinity]}', "-Infinity is no number"), ('{"a": 1' + "0" * 5000 + "}", "digits")])
+def test_json_that_python_would_let_pass_is_refused(tmp_path, content, says):
+    """Keys that are there twice, what is no number, what is nested too deeply: one line with the file's name."""
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ValueError, match=says) as caught:
+        read_json(tmp_path / "x.json")
+    line = str(caught.value)
+    assert line.startswith(f"{tmp_path / 'x.json'} is not readable JSON") and line.isprintable()
+
+
+@pytest.mark.parametrize("file", ["vae/config.json", "scheduler/scheduler_config.json", "model_index.json",
+                                  "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"])
+def test_every_json_file_is_read_strictly(copy, file):
+    """The tokenizer's too, which a library reads."""
+    there = (copy / file).read_text().rstrip()[1:] if (copy / file).exists() else "}"
+    (copy / file).write_text('{"twice": 1, "twice": 1' + (", " if len(there) > 1 else "") + there)
+    refused(copy, f"{copy / file} is not readable JSON", "twice")
+
+
+@pytest.mark.parametrize("value", ["false", 0])
+def test_model_index_answers_with_true_or_false(xl_folder, tmp_path, value):
+    """"false" is not false, and was taken for true."""
+    copy = Path(shutil.copytree(xl_folder, tmp_path / "copy"))
+    (copy / "model_index.json").write_text(json.dumps(dict(force_zeros_for_empty_prompt=value)))
+    refused(copy, str(copy / "model_index.json"), "force_zeros_for_empty_prompt", "true or false")
+
+
+@pytest.mark.parametrize("value", ["0.18215", 0, -1, math.inf, True, [0.18215]])
+def test_a_scale_that_is_none_is_refused_where_another_vae_is_given_too(folder, copy, value):
+    """Of the checkpoint's own VAE, which is not built then."""
+    configure(copy / "vae" / "config.json", scaling_factor=value)
+    refused(copy, str(copy / "vae" / "config.json"), "number" if value == math.inf else "scaling_factor",
+            vae=folder / "vae")
+
+
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("file", [UNET, VAE, TEXT])
@@ -228,9 +316,113 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(copy):
     """A tokenizer of another model is found out before it asks for an embedding that is not there."""
     file = copy / "tokenizer" / "tokenizer.json"
     content = json.loads(file.read_text())
-    content["model"]["vocab"]["another"] = len(content["model"]["vocab"])
+    content["model"]["vocab"]["\u263a"] = len(content["model"]["vocab"])
     file.write_text(json.dumps(content))
     refused(copy, "tokens", "text encoder")
+
+
+# ---- what makes a tokenizer CLIP's ---------------------------------------------------------------------------------
+
+@pytest.fixture
+def words(folder, tmp_path):
+    """A copy of the checkpoint's tokenizer, to be spoilt."""
+    return Path(shutil.copytree(folder / "tokenizer", tmp_path / "words"))
+
+
+def read_words(folder, count=len(build_tokenizer())):
+    """The tokenizer in a folder, for an encoder with `count` tokens."""
+    tokenizer = load_tokenizer(folder)
+    fit_tokenizer(tokenizer, dict(text_encoder=dict(vocab_size=count, max_position_embeddings=77)))
+    return tokenizer
+
+
+def refused_words(folder, *says):
+    with pytest.raises(ValueError) as caught:
+        read_words(folder)
+    line = str(caught.value)
+    assert line.isprintable() and len(line) < 600 and all(text in line for text in (str(folder), *says)), line
+
+
+def change_words(folder, change, name="tokenizer.json"):
+    content = json.loads((folder / name).read_text())
+    change(content)
+    (folder / name).write_text(json.dumps(content))
+
+
+def as_words(content):
+    content["model"] = dict(type="WordLevel", vocab=content["model"]["vocab"], unk_token="<|endoftext|>")
+
+
+def add_word(content):
+    content["added_tokens"].append(dict(content["added_tokens"][0], content="sks", id=900))
+
+
+@pytest.mark.parametrize("change, says", [
+    (as_words, "its merges"), (lambda t: t["model"]["merges"].clear(), "its merges"),
+    (lambda t: t["model"]["merges"].pop(), "its merges"),
+    (lambda t: t["model"]["vocab"].update(q=5), "the same number"),
+    (lambda t: t["model"]["vocab"].pop("<|startoftext|>"), "start token <|startoftext|>"),
+    (lambda t: t["model"]["vocab"].pop("<|endoftext|>"), "end token <|endoftext|>"),
+    (lambda t: t["model"]["vocab"].pop("cat</w>"), "cat</w>"), (add_word, "tokens, the text encoder"),
+    (lambda t: t["model"]["vocab"].update({"<|endoftext|>": 900}), "tokens, the text encoder"),
+    (lambda t: t["model"]["vocab"].update(q=-1), "tokenizer"),
+    (lambda t: t["model"]["vocab"].update(q="5"), "tokenizer"),
+    (lambda t: t["model"].update(vocab={}), "tokenizer"), (lambda t: t.pop("model"), "tokenizer"),
+    (lambda t: t.update(model=[]), "tokenizer"), (lambda t: t.update(added_tokens=5), "tokenizer")])
+def test_a_tokenizer_that_is_not_clips_is_refused(words, change, says):
+    """Another kind of model, merges that are cut off, numbers twice or beyond the embedding, no start or end."""
+    change_words(words, change)
+    refused_words(words, says)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 40, -1])
+def test_merges_that_are_cut_off_are_refused(words, lines):
+    """Half a download of merges.txt would spell words letter by letter, in silence."""
+    bpe = json.loads((words / "tokenizer.json").read_text())["model"]
+    (words / "tokenizer.json").unlink()
+    (words / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+    merges = [f"{' '.join(pair)}\n" for pair in bpe["merges"]]
+    (words / "merges.txt").write_text("#version: 0.2\n" + "".join(merges))
+    read_words(words)
+    (words / "merges.txt").write_text("#version: 0.2\n" + "".join(merges[:lines]))
+    refused_words(words, "its merges, which may be cut off, do not make its tokens")
+
+
+@pytest.mark.parametrize("change", [
+    dict(padding=dict(strategy=dict(Fixed=20), direction="Left", pad_to_multiple_of=None, pad_id=5, pad_type_id=0,
+                      pad_token="d")),
+    dict(truncation=dict(direction="Left", max_length=4, strategy="LongestFirst", stride=0)), dict(normalizer=None),
+    dict(pre_tokenizer=dict(type="Whitespace")), dict(post_processor=None)])
+def test_what_else_a_tokenizer_says_does_not_count(words, tokenizer, change):
+    """CLIP's reading is always the same: lower case, start, words, end, and padding on the right."""
+    change_words(words, lambda content: content.update(change))
+    loaded = read_words(words)
+    for prompt in ("", "A red  cat, a dog"):
+        assert loaded(prompt).input_ids == tokenizer(prompt).input_ids
+        padded = loaded(prompt, padding="max_length", max_length=77).input_ids
+        assert padded == tokenizer(prompt, padding="max_length").input_ids
+
+
+@pytest.mark.parametrize("values", [
+    dict(padding_side="left"), dict(truncation_side="left"), dict(model_max_length=None),
+    dict(model_max_length=10 ** 30), dict(do_lower_case=False, add_prefix_space=True, split_special_tokens=True),
+    dict(add_bos_token=False, add_eos_token=False), dict(unk_token="cat</w>")])
+def test_a_tokenizer_pads_and_reads_as_clips_whatever_its_config_says(words, folder, values):
+    """On the left, the picture would be another, and maps would be counted from the wrong end."""
+    change_words(words, lambda content: content.update(values), "tokenizer_config.json")
+    ids = [text.tokens(read_words(path), ["a red cat", ""], 3) for path in (words, folder / "tokenizer")]
+    assert torch.equal(*ids)
+
+
+@pytest.mark.parametrize("key, value", [
+    *(("model_max_length", value) for value in ("77", True, 77.0, 2, 0, -1, [], {}, [77])),
+    *(("known_words", value) for value in ("cat", 5, {}, [1], [["cat"]], True)),
+    ("bos_token", "<|endoftext|>"), ("bos_token", "cat</w>"), ("eos_token", "dog</w>"), ("eos_token", "<|stop|>"),
+    ("bos_token", 5), ("eos_token", [])])
+def test_a_tokenizers_config_that_makes_no_sense_is_refused(words, key, value):
+    """A length that is none, a start that is a word: by its key, or by what there must be."""
+    change_words(words, lambda content: content.update({key: value}), "tokenizer_config.json")
+    refused_words(words, "token" if key.endswith("token") else f"{key} = {value!r}; it must be")
 
 
 # ---- shards --------------------------------------------------------------------------------------------------------

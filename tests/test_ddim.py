@@ -104,3 +104,12 @@ def test_a_setting_that_is_not_implemented_is_named(config, named):
     """A config value that would change the maths, or makes no sense, is never passed over."""
     with pytest.raises(ValueError, match=named):
         Schedule.from_config(dict(SD, **config))
+
+
+@pytest.mark.parametrize("config", [
+    dict(beta_start=1e-30, beta_end=1e-30), dict(beta_start=0.5, beta_end=0.99), dict(beta_end=0.999999),
+    dict(trained_betas=[1e-20] * 1000), dict(trained_betas=[0.5] * 1000)])
+def test_betas_that_leave_no_schedule_are_refused(config):
+    """No noise at all, or nothing of the picture: both would be found out as pictures of not-a-number, or never."""
+    with pytest.raises(ValueError, match="the betas of its config"):
+        Schedule.from_config(dict(SD, **config))

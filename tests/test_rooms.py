@@ -8,10 +8,10 @@ import pytest
 import p2p_min
 
 PACKAGE = Path(p2p_min.__file__).parent
-PAPER = dict(pictures=0, ddim=0, attention=0, align=0, watching=1, edits=2, blend=2, inversion=2, arguments=3,
+PAPER = dict(files=0, pictures=0, ddim=0, attention=0, align=0, watching=1, edits=2, blend=2, inversion=2, arguments=3,
              editing=4)   # floors
 ROOMS = {"networks", "checkpoints", "explorer"}
-FACE = {"__init__", "__main__", "options"}
+FACE = {"__init__", "__main__", "options", "running"}
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
@@ -88,6 +88,6 @@ def test_the_test_sees_imports():
     """Of every kind: it would be no test if it found none."""
     assert {"attention", "networks.layers", "networks.config"} <= set(known("networks.unet"))
     assert {"checkpoints.names", "networks.unet"} <= set(known("checkpoints.filling"))
-    assert {"__init__", "pictures"} <= set(known("__main__")) and "checkpoints.__init__" in known("__init__")
+    assert {"__init__", "pictures"} <= set(known("running")) and "checkpoints.__init__" in known("__init__")
     assert set(imports("editing", "from . import ddim, checkpoints")) == {"p2p_min.ddim", "p2p_min"}
     assert set(imports("networks.unet", "from .. import attention, explorer")) == {"p2p_min.attention", "p2p_min"}

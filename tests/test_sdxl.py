@@ -175,7 +175,7 @@ def test_a_tokenizer_without_the_padding_is_refused(xl_folder, other, tmp_path):
     """Silence would pad with the end token."""
     file = Path(shutil.copytree(other, tmp_path / "words")) / "tokenizer.json"
     content = json.loads(file.read_text())
-    content["model"]["vocab"]["?!?"] = content["model"]["vocab"].pop("!")
+    content["model"]["vocab"]["\u263a"] = content["model"]["vocab"].pop("!")
     file.write_text(json.dumps(content))
     refused(xl_folder, str(file.parent), "has no '!', which the text encoder uses as padding", tokenizer=file.parent)
 

@@ -88,15 +88,29 @@ def read_index(file):
 
 
 def read_json(file):
+    """The object in a JSON file. Raises ValueError for what Python would let pass: a key that is there twice, NaN."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is {instead(file) or f'not readable JSON: {error}'}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{file} does not hold a JSON object")
     return config
+
+
+def unique(pairs):
+    found = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {some([key])} is there twice")
+        found[key] = value
+    return found
+
+
+def refuse_constant(name):
+    raise ValueError(f"{name} is no number")
 
 
 def default_dtype(stored, device, prefix=""):

@@ -2,6 +2,7 @@
 import re
 
 from ..ddim import Schedule
+from ..networks.config import FLAG, read_config
 from . import names
 from .filling import (
     PARTS,
@@ -16,6 +17,7 @@ from .filling import (
 )
 from .tokenizers import choose_tokenizer, fit_tokenizer
 
+INDEX = dict(force_zeros_for_empty_prompt=(True, FLAG))
 RENAME = dict(unet=str, vae=names.vae, text_encoder=names.text, text_encoder_2=names.text)
 
 
@@ -34,9 +36,10 @@ def load_folder(folder, device, dtype, prediction, spacing, tokenizer, own_vae):
     fit_tokenizer(words, {name: parts[name].config.to_dict() for name in own})
     schedule = load_schedule(folder / "scheduler" / "scheduler_config.json")
     schedule = schedule._replace(prediction=prediction or schedule.prediction, spacing=spacing or schedule.spacing)
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    index = folder / "model_index.json"
+    index = read_config(read_json(index) if index.is_file() else {}, str(index), INDEX)
     return dict(parts, tokenizer=words, schedule=schedule, about="; ".join(about),
-                zeros_for_empty=bool(index.get("force_zeros_for_empty_prompt", True)))
+                zeros_for_empty=index["force_zeros_for_empty_prompt"])
 
 
 def check_folder(folder, own_vae):

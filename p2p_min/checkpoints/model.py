@@ -103,10 +103,13 @@ def check_parts(model):
             raise ValueError(f"{model.path}: pooled text of {pooled} and 6 sizes of {c['addition_time_embed_dim']} do "
                              "not add up to projection_class_embeddings_input_dim = "
                              f"{c['projection_class_embeddings_input_dim']}")
-    if model.vae.config["latent_channels"] != (inputs := model.unet.config["in_channels"]):
-        raise ValueError(f"{model.path}: the VAE has {model.vae.config['latent_channels']} latent channels, the UNet "
-                         f"{inputs}: it is {names.INPUTS.get(inputs, 'another kind of model')}, which p2p_min does not "
-                         "run")
+    latent, c = model.vae.config["latent_channels"], model.unet.config
+    if latent != (inputs := c["in_channels"]):
+        raise ValueError(f"{model.path}: the VAE has {latent} latent channels, the UNet {inputs}: it is "
+                         f"{names.INPUTS.get(inputs, 'another kind of model')}, which p2p_min does not run")
+    if latent != c["out_channels"]:
+        raise ValueError(f"{model.path}: the UNet gives {c['out_channels']} channels for the {inputs} it takes, which "
+                         "p2p_min does not run")
 
 
 def choose_device(device):

@@ -2,13 +2,13 @@
 import re
 from typing import NamedTuple
 
+from ..networks.config import PREDICTIONS
 from . import names
 from .names import UNET_PREFIX as UNET
 from .names import VAE_PREFIX as VAE
 
 SCHEDULER = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
-PREDICTIONS = ("epsilon", "v_prediction")
 PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")       # in a file's metadata
 SPELLINGS = dict(epsilon="epsilon", eps="epsilon", v="v_prediction", v_prediction="v_prediction", v_pred="v_prediction")
 ZERO_SNR = re.compile(r"z(ero)?[-_ ]?(t(erminal)?[-_ ]?)?snr|zero[-_ ]?terminal", re.IGNORECASE)

@@ -2,6 +2,8 @@
 import re
 
 from ..ddim import Schedule
+from ..networks.config import read_config
+from ..networks.vae import SCALE
 from . import names
 from .filling import PARTS, default_dtype, describe, fill, in_one_line, open_file, part_dtype, read_json
 from .folder import load_part
@@ -39,7 +41,8 @@ def load_vae(file, path, parts, device):
     if (file / "vae").is_dir():
         raise ValueError(f"{file} is a whole checkpoint; give its folder {file / 'vae'} to --vae")
     dtype, is_xl, config = next(parts["unet"].parameters()).dtype, "text_encoder_2" in parts, path / "vae/config.json"
-    scale = read_json(config).get("scaling_factor") if config.is_file() else None
+    said, usual = read_json(config) if config.is_file() else {}, scaling_factor(is_xl)
+    scale = read_config(said, str(config), dict(scaling_factor=(usual, SCALE)))["scaling_factor"]
     if file.is_dir():
         vae, _ = load_part("vae", file, device, dtype, is_xl)
     else:
@@ -49,10 +52,9 @@ def load_vae(file, path, parts, device):
             except Exception as error:
                 raise in_one_line(file, error) from error
             vae = read(stored, list(stored.keys()), found, file, device, dtype)["vae"]
-    scales = vae.config["scaling_factor"], scale or scaling_factor(is_xl)
-    if scales[0] != scales[1]:
-        raise ValueError(f"the VAE {file} scales its latents by {scales[0]}, {path} needs {scales[1]}: they are for "
-                         "different kinds of models")
+    if vae.config["scaling_factor"] != scale:
+        raise ValueError(f"the VAE {file} scales its latents by {vae.config['scaling_factor']}, {path} needs {scale}: "
+                         "they are for different kinds of models")
     return vae
 
 

@@ -6,32 +6,55 @@ from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizerFast
 
+from ..networks.config import TEXT, listed, read_config, whole
+from .filling import in_one_line, read_json
+from .names import some
+
 CLIP_TOKENIZERS = (("openai/clip-vit-large-patch14", ""), ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer/"),
                    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer/"))
 ENCODERS = ("text_encoder", "text_encoder_2")
+START, END = "<|startoftext|>", "<|endoftext|>"
+FILES = "tokenizer.json", "tokenizer_config.json", "vocab.json", "special_tokens_map.json", "added_tokens.json"
+SETTINGS = dict(model_max_length=(None, whole(3)), known_words=(None, listed(TEXT, 0, 10 ** 6)))
 OPENCLIP_ACTIVATION = "gelu"           # of its text encoders; CLIP's own have "quick_gelu"
 OPENCLIP_PADDING = "!"                 # token 0; CLIP's own encoder is padded with the end token
 
 
 def load_tokenizer(folder):
-    """The tokenizer in a folder. Only its start token, its end token and added words (textual inversion) are special;
-    everything else is plain text, even "!" if the folder pads with it.
+    """CLIP's tokenizer with the vocabulary, the merges and the added words (textual inversion) of a folder. Only those
+    words, the start and the end token are special; everything else is plain text, even "!" if the folder pads with it.
+    What else the files say, as about the side of the padding, does not count. Raises ValueError for another's files.
     """
     if not has_tokenizer(folder):
         raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
+    files = {name: read_json(folder / name) for name in FILES if (folder / name).is_file()}
+    config = folder / "tokenizer_config.json"
+    settings = read_config(files.get(config.name, {}), str(config), SETTINGS)
     try:
-        read = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
-        written = json.loads(read.backend_tokenizer.to_str())
-        text = written["model"]["vocab"].keys() - {read.bos_token, read.eos_token}
+        read = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True, unk_token=END)
+        written = json.loads(read.backend_tokenizer.to_str()) | dict(padding=None, truncation=None)
+        check_clip(read, written)
+        text = written["model"]["vocab"].keys() - {START, END}
         written["added_tokens"] = [token for token in written["added_tokens"] if token["content"] not in text]
         tokenizer = CLIPTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(json.dumps(written)), bos_token=read.bos_token,
-            eos_token=read.eos_token, model_max_length=read.model_max_length, name_or_path=str(folder),
-            known_words=read.init_kwargs.get("known_words"))
+            tokenizer_object=Tokenizer.from_str(json.dumps(written)), padding_side="right", name_or_path=str(folder),
+            **settings)
     except Exception as error:                             # the tokenizers library raises bare Exceptions
-        raise ValueError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from None
+        raise in_one_line(f"the tokenizer in {folder} cannot be read:", error) from None
     tokenizer.pad_token = read.pad_token                   # set afterwards, so that no word becomes special
     return tokenizer
+
+
+def check_clip(tokenizer, written):
+    """Raises ValueError for what is not CLIP's. written: the backend's own account of itself."""
+    ids, bpe = tokenizer.get_vocab(), written["model"]
+    if (tokenizer.bos_token, tokenizer.eos_token) != (START, END) or not {START, END} <= bpe["vocab"].keys():
+        raise ValueError(f"it must have a start token {START} and an end token {END}")
+    if len(set(ids.values())) < len(ids):
+        raise ValueError("two of its tokens have the same number")
+    made = {"".join(pair) for pair in bpe["merges"]} | {token["content"] for token in written["added_tokens"]}
+    if lone := [token for token in bpe["vocab"].keys() - made if len(token.removesuffix("</w>")) > 1]:
+        raise ValueError(f"its merges, which may be cut off, do not make its tokens {some(lone)}")
 
 
 def choose_tokenizer(given, own, configs):
@@ -61,9 +84,10 @@ def choose_tokenizer(given, own, configs):
 
 def fit_tokenizer(tokenizer, configs):
     """Limits the tokenizer to the encoders' length. Raises ValueError if it has tokens that an encoder lacks."""
+    needs = 1 + max(tokenizer.get_vocab().values())
     for config in (configs[name] for name in ENCODERS if name in configs):
-        if len(tokenizer) > config["vocab_size"]:
-            raise ValueError(f"the tokenizer in {tokenizer.name_or_path} has {len(tokenizer)} tokens, the text encoder "
+        if needs > config["vocab_size"]:
+            raise ValueError(f"the tokenizer in {tokenizer.name_or_path} has {needs} tokens, the text encoder "
                              f"{config['vocab_size']}")
         tokenizer.model_max_length = min(tokenizer.model_max_length, config["max_position_embeddings"])
 

@@ -287,8 +287,9 @@ class Session:
                                   watch=recorder.watch, **rest)
         unknown = {name: unknown_words(tokenizer, s[name]) for name in ("source", "target")}
         notes = {name: f"This model does not know {', '.join(each)}." for name, each in unknown.items() if each}
+        model = dataclasses.replace(self.model, vae=vae)
         return dict(
-            code, data=page_data(dataclasses.replace(self.model, vae=vae), result, recorder, code["command"] or "", without=plain),
+            code, data=page_data(model, result, recorder, code["command"] or "", without=plain),
             mask=None if blend is None else url(Image.fromarray(blend.mask.cpu().numpy())), notes=notes)
 
     def edits(self, s, recorder):

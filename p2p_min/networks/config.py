@@ -1,7 +1,16 @@
-"""A checkpoint's config as a checked dict of the values that the code uses; and what counts as a number."""
+"""A checkpoint's config as a checked dict of the values that the code uses; what counts as a number; and choices.
+
+The command line reads its arguments with these before torch is imported.
+"""
+import math
 from numbers import Integral, Real
+from typing import Callable, NamedTuple
 
 LARGEST_NUMBER = 3.4028234663852886e38         # in float32
+
+SPACINGS = ("leading", "trailing", "linspace")             # of the timesteps
+PREDICTIONS = ("epsilon", "v_prediction")                  # of the UNet
+METHODS = ("ddim", "null-text", "negative-prompt", "direct")           # of inversion
 
 
 def is_number(x):
@@ -16,24 +25,83 @@ def is_whole(x):
     return isinstance(x, Integral) and not isinstance(x, bool)
 
 
-def read_config(config, what, used, fixed, ignored=()):
+def window(steps):
+    """(a, b), the part of the schedule in which an edit acts, counted from pure noise: 0.8 means (0, 0.8).
+
+    Raises ValueError unless 0 <= a <= b <= 1.
+    """
+    pair = tuple(steps) if isinstance(steps, (tuple, list)) else (0.0, steps)
+    if len(pair) != 2 or not all(map(is_number, pair)) or not 0 <= pair[0] <= pair[1] <= 1:
+        raise ValueError(f"steps must be a fraction of the schedule from 0 to 1, or a window (from, to), not {steps!r}")
+    return float(pair[0]), float(pair[1])
+
+
+class Kind(NamedTuple):
+    """What a value may be. Bounds are generous: they keep out what would hang, eat memory or end in a traceback."""
+    fits: Callable                     # value -> bool
+    words: str                         # the same for people, after "it must be"
+
+
+FLAG = Kind(lambda x: isinstance(x, bool), "true or false")
+TEXT = Kind(lambda x: isinstance(x, str), "text")
+
+
+def whole(low, high=math.inf):
+    return Kind(lambda x: is_whole(x) and low <= x <= high,
+                f"a whole number from {low} " + ("on" if high == math.inf else f"to {high}"))
+
+
+def number(low, high):
+    return Kind(lambda x: is_number(x) and low < x < high, f"a number between {low} and {high}")
+
+
+def one_of(*values):
+    same = lambda x, value: x == value and isinstance(x, bool) == isinstance(value, bool)      # Python has True == 1
+    return Kind(lambda x: any(same(x, value) for value in values), " or ".join(map(repr, values)))
+
+
+def listed(kind, low=1, high=8):
+    return Kind(lambda x: isinstance(x, (list, tuple)) and low <= len(x) <= high and all(map(kind.fits, x)),
+                f"a list of {low if low == high else f'{low} to {high}'}, each {kind.words}")
+
+
+def either(a, b):
+    return Kind(lambda x: a.fits(x) or b.fits(x), f"{a.words}, or {b.words}")
+
+
+def one_or_each(kind):
+    return either(kind, listed(kind)._replace(words="a list with one for each block"))
+
+
+def read_config(config, what, used, fixed=None, ignored=None):
     """A checkpoint's `config.json` as a dict of the values that the code uses.
 
-    used     key -> diffusers' default, for a key that the file does not have
+    used     key -> (diffusers' default, for a key that the file does not have; the `Kind` of its value)
     fixed    key -> the values that the code implements; None (absent) always means the first
-    ignored  keys that cannot change what is computed
-    Raises ValueError for a value that is not implemented and for an unknown key, naming it: a setting that
-    changes the maths is never ignored.
+    ignored  keys that cannot change what is computed; None: all others
+    Raises ValueError for a value that makes no sense or is not implemented and for an unknown key, naming it: a setting
+    that changes the maths is never ignored.
     """
+    fixed = fixed or {}
     for key, value in config.items():
-        if key.startswith("_") or key in used or key in ignored or value is None:
+        if key.startswith("_") or value is None:
             continue
-        if key not in fixed:
-            raise ValueError(f"{what}: its config has {key} = {value!r}, which p2p_min does not know")
-        if value not in fixed[key]:
-            allowed = " or ".join(repr(v) for v in fixed[key])
-            raise ValueError(f"{what}: its config has {key} = {value!r}; p2p_min implements {allowed} only")
-    return {key: default if config.get(key) is None else config[key] for key, default in used.items()}
+        said = f"{what}: its config has {short(key)} = {short(repr(value))}"
+        if key in used:
+            if not used[key][1].fits(value):
+                raise ValueError(f"{said}; it must be {used[key][1].words}")
+        elif key in fixed:
+            implemented = one_of(*fixed[key])
+            if not implemented.fits(value):
+                raise ValueError(f"{said}; p2p_min implements {implemented.words} only")
+        elif ignored is not None and key not in ignored:
+            raise ValueError(f"{said}, which p2p_min does not know")
+    return {key: default if config.get(key) is None else config[key] for key, (default, _) in used.items()}
+
+
+def short(text):
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def per_block(value, blocks, what):

@@ -5,6 +5,17 @@ from typing import NamedTuple
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from .config import number, one_of, read_config, whole
+
+TOKEN, WIDTH, COUNT = whole(0, 10 ** 6), whole(1, 2 ** 14), whole(1, 128)
+USED = dict(                           # None: no default, since every file has the key
+    vocab_size=(None, whole(3, 10 ** 6)), hidden_size=(None, WIDTH), intermediate_size=(None, whole(1, 2 ** 16)),
+    num_hidden_layers=(None, COUNT), num_attention_heads=(None, COUNT), max_position_embeddings=(77, whole(3, 4096)),
+    projection_dim=(512, WIDTH), hidden_act=("quick_gelu", one_of("quick_gelu", "gelu")),
+    layer_norm_eps=(1e-5, number(0, 1)), bos_token_id=(49406, TOKEN), eos_token_id=(49407, TOKEN),
+    pad_token_id=(1, TOKEN))
+FIXED = dict(model_type=("clip_text_model", "clip"))
+
 
 class Context(NamedTuple):
     """The UNet's conditioning for some prompts, one row each. Without SDXL, the last two are None."""
@@ -40,12 +51,11 @@ def spans(tokenizer, prompt):
 
 def text_encoder(config, projects=False):
     """transformers' CLIP from the dict of a `text_encoder/config.json`; SDXL's second `projects` its pooled state."""
-    if config.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
-        raise ValueError(f"text encoder: its config has model_type = {config['model_type']!r}; p2p_min reads CLIP only")
-    for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
-        if key not in config:
-            raise ValueError(f"text encoder: its config has no {key}; the keys it has are {', '.join(config)}")
-    return (CLIPTextModelWithProjection if projects else CLIPTextModel)(CLIPTextConfig.from_dict(config))
+    c = read_config(config, "text encoder", USED, FIXED)   # transformers writes many more keys, which mean nothing here
+    if None in c.values():
+        lacking = [key for key, value in c.items() if value is None]
+        raise ValueError(f"text encoder: its config has no {', '.join(lacking)}")
+    return (CLIPTextModelWithProjection if projects else CLIPTextModel)(CLIPTextConfig(**c))
 
 
 @torch.no_grad()

@@ -10,18 +10,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..attention import Attention, Edits
-from .config import is_whole, per_block, read_config
+from .config import FLAG, either, listed, number, one_of, one_or_each, per_block, read_config, whole
 from .layers import Downsample, Resnet, Upsample
 
-USED = dict(
-    in_channels=4, out_channels=4, sample_size=None, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
-    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    transformer_layers_per_block=1, reverse_transformer_layers_per_block=None, attention_head_dim=8,
-    cross_attention_dim=1280, norm_num_groups=32, norm_eps=1e-5, use_linear_projection=False, upcast_attention=False,
-    mid_block_type="UNetMidBlock2DCrossAttn", addition_embed_type=None, addition_time_embed_dim=None,
-    projection_class_embeddings_input_dim=None)
+DOWN_ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
+UP_ATTENDS = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 MID_ATTENDS = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False}         # and null: no middle block
+CHANNELS, WIDTH, SIDE = whole(1, 64), whole(1, 2 ** 14), whole(1, 1024)
+LAYERS = one_or_each(either(whole(0, 16), listed(whole(0, 16))))               # a list: one for each resnet of a block
+USED = dict(
+    in_channels=(4, CHANNELS), out_channels=(4, CHANNELS), sample_size=(None, either(SIDE, listed(SIDE, 2, 2))),
+    block_out_channels=((320, 640, 1280, 1280), listed(WIDTH)), layers_per_block=(2, one_or_each(whole(1, 6))),
+    down_block_types=(("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), listed(one_of(*DOWN_ATTENDS))),
+    up_block_types=(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, listed(one_of(*UP_ATTENDS))),
+    mid_block_type=("UNetMidBlock2DCrossAttn", one_of(*MID_ATTENDS)), attention_head_dim=(8, one_or_each(WIDTH)),
+    transformer_layers_per_block=(1, LAYERS), reverse_transformer_layers_per_block=(None, LAYERS),
+    cross_attention_dim=(1280, WIDTH), norm_num_groups=(32, WIDTH), norm_eps=(1e-5, number(0, 1)),
+    use_linear_projection=(False, FLAG), upcast_attention=(False, FLAG),
+    addition_embed_type=(None, one_of("text_time")), addition_time_embed_dim=(None, WIDTH),
+    projection_class_embeddings_input_dim=(None, WIDTH))
 FIXED = dict(
     act_fn=("silu", "swish"), flip_sin_to_cos=(True,), freq_shift=(0,),
     center_input_sample=(False,), only_cross_attention=(False,), mid_block_only_cross_attention=(False,),
@@ -192,29 +199,19 @@ class UNet(nn.Module):
         heads = per_block(c["attention_head_dim"], n, "attention_head_dim")     # misnamed in checkpoints: a count
         resnets = per_block(c["layers_per_block"], n, "layers_per_block")
         layers = per_block(c["transformer_layers_per_block"], n, "transformer_layers_per_block")
-        layers_up = per_block(c["reverse_transformer_layers_per_block"] or layers[::-1], n,
+        layers_up = c["reverse_transformer_layers_per_block"]
+        layers_up = per_block(layers[::-1] if layers_up is None else layers_up, n,
                               "reverse_transformer_layers_per_block")
-        down_attends = block_kinds(c["down_block_types"], "DownBlock2D", n)
-        up_attends = block_kinds(c["up_block_types"], "UpBlock2D", n)
-
-        if not is_whole(c["cross_attention_dim"]):
-            raise ValueError(f"UNet: its config has cross_attention_dim = {c['cross_attention_dim']!r}; p2p_min "
-                             "implements one number for all blocks only")
-        size = c["sample_size"]
-        if not (size is None or is_whole(size) or (isinstance(size, (list, tuple)) and len(size) == 2
-                                                   and all(map(is_whole, size)))):
-            raise ValueError(f"UNet: its config has sample_size = {size!r}; it must be a number, or [height, width]")
+        down_attends = [DOWN_ATTENDS[name] for name in per_block(c["down_block_types"], n, "down_block_types")]
+        up_attends = [UP_ATTENDS[name] for name in per_block(c["up_block_types"], n, "up_block_types")]
 
         self.conv_in = nn.Conv2d(c["in_channels"], channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
-        if c["addition_embed_type"] not in (None, "text_time"):
-            raise ValueError(f"UNet: its config has addition_embed_type = {c['addition_embed_type']!r}; p2p_min "
-                             "implements 'text_time' (SDXL) only")
         self.add_embedding = None                          # SDXL's pooled text and sizes
         if c["addition_embed_type"]:
             for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
-                if not is_whole(c[key]):
-                    raise ValueError(f"UNet: its config has addition_embed_type = 'text_time', but {key} = {c[key]!r}")
+                if c[key] is None:
+                    raise ValueError(f"UNet: its config has addition_embed_type = 'text_time', but {key} = None")
             self.add_embedding = TimeEmbedding(c["projection_class_embeddings_input_dim"], 4 * channels[0])
 
         width, skips = channels[0], [channels[0]]          # current channels, and those of every skip connection
@@ -227,14 +224,10 @@ class UNet(nn.Module):
             width = channels[i]
             skips += [width] * (resnets[i] + (not last))
 
-        if "mid_block_type" in config and config["mid_block_type"] is None:     # here, null does not mean the default
-            self.mid_block = None
-        elif c["mid_block_type"] in MID_ATTENDS:
+        self.mid_block = None
+        if config.get("mid_block_type", "") is not None:   # null does not mean the default here
             mid_layers = layers[-1] if isinstance(layers[-1], int) else layers[-1][0]
             self.mid_block = MidBlock(width, heads[-1], mid_layers, c, MID_ATTENDS[c["mid_block_type"]])
-        else:
-            raise ValueError(f"UNet: its config has mid_block_type = {c['mid_block_type']!r}; p2p_min implements "
-                             f"{', '.join(MID_ATTENDS)} and null")
 
         self.up_blocks = nn.ModuleList()
         for i in range(n):
@@ -313,12 +306,3 @@ class UNet(nn.Module):
         mid = self.mid_block is not None and len(self.mid_block.attentions)
         return [size for i, size in enumerate(sizes)
                 if self.down_blocks[i].attentions or self.up_blocks[-1 - i].attentions or (mid and i == len(sizes) - 1)]
-
-
-def block_kinds(types, plain, blocks):
-    """For each block, whether it has attention."""
-    kinds = {plain: False, f"CrossAttn{plain}": True}
-    for name in per_block(types, blocks, "UNet block types"):
-        if name not in kinds:
-            raise ValueError(f"UNet: its config has the block {name!r}; p2p_min implements {' and '.join(kinds)}")
-    return [kinds[name] for name in types]

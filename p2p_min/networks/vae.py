@@ -3,15 +3,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..attention import Attention
-from .config import per_block, read_config
+from .config import FLAG, listed, number, one_of, per_block, read_config, whole
 from .layers import Downsample, Resnet, Upsample
 
+WIDTH, SCALE = whole(1, 2 ** 14), number(0.001, 1000)
 USED = dict(
-    in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(64,), layers_per_block=1,
-    down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",), norm_num_groups=32,
-    scaling_factor=0.18215, mid_block_add_attention=True, use_quant_conv=True, use_post_quant_conv=True)
+    in_channels=(3, one_of(3)), out_channels=(3, one_of(3)), latent_channels=(4, whole(1, 64)),
+    block_out_channels=((64,), listed(WIDTH)), layers_per_block=(1, whole(1, 6)), norm_num_groups=(32, WIDTH),
+    down_block_types=(("DownEncoderBlock2D",), listed(one_of("DownEncoderBlock2D"))),
+    up_block_types=(("UpDecoderBlock2D",), listed(one_of("UpDecoderBlock2D"))),
+    scaling_factor=(0.18215, SCALE), mid_block_add_attention=(True, FLAG), use_quant_conv=(True, FLAG),
+    use_post_quant_conv=(True, FLAG), force_upcast=(False, FLAG))              # the last: see checkpoints/
 FIXED = dict(act_fn=("silu", "swish"), shift_factor=(None,), latents_mean=(None,), latents_std=(None,))
-IGNORED = ("sample_size", "force_upcast")      # preferred size, and (see checkpoints/) precision
+IGNORED = ("sample_size",)             # the preferred size
 EPS = 1e-6
 
 
@@ -109,10 +113,8 @@ class VAE(nn.Module):
         """config: the dict of a diffusers `vae/config.json`. Raises ValueError for anything not implemented."""
         super().__init__()
         self.config = c = read_config(config, "VAE", USED, FIXED, IGNORED)
-        for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-            for name in per_block(c[key], len(c["block_out_channels"]), f"VAE {key}"):
-                if name != kind:
-                    raise ValueError(f"VAE: its config has the block {name!r}; p2p_min implements {kind} only")
+        for key in ("down_block_types", "up_block_types"):
+            per_block(c[key], len(c["block_out_channels"]), f"VAE: {key}")
         latent = c["latent_channels"]
         self.factor = 2 ** (len(c["block_out_channels"]) - 1)
         self.encoder = Encoder(c)

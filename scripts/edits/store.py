@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from p2p_min.pictures import write
+from p2p_min.files import write
 
 RANK, LOCAL_RANK = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))      # torchrun says them
 SETTINGS = "settings.json"

@@ -417,9 +417,9 @@ def export(args):
                   out / folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     text = painter.text.half()
     text.config.save_pretrained(out / "text_encoder")
-    # Every transformers reads the names with the prefix; the newest write, and the oldest read, only one of the two.
-    save_file({"text_model." + name.removeprefix("text_model."): v.contiguous() for name, v in text.state_dict().items()},
-              out / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
+    # With the prefix that every transformers reads, although new ones write none.
+    tensors = {"text_model." + name.removeprefix("text_model."): v for name, v in text.state_dict().items()}
+    save_file(tensors, out / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((out / "text_encoder" / "config.json").read_text())
     config["dtype"] = "float32"            # transformers would run it in fp16 otherwise, diffusers the rest in fp32
     (out / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -264,7 +264,6 @@ def run(args):
     everything, images = store.collect(args.work, keys, keys if args.sheet else [])
     if store.RANK == 0:
         finish(args, list(everything.values()), images, items, kinds, presets, settings, size, model.vae.factor)
-    store.leave()
 
 
 def finish(args, everything, images, items, kinds, presets, settings, size, factor):

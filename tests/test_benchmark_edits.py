@@ -402,8 +402,9 @@ def test_processes_share_the_work(drawn, tmp_path):
     """torchrun with one folder: the same numbers, each result made once."""
     arguments, path = drawn
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, *command(arguments, tmp_path / "work")[1:], "--json",
-                           str(tmp_path / "shared.json")], env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [*torchrun, *command(arguments, tmp_path / "work")[1:], "--json", str(tmp_path / "shared.json")],
+        env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout and f"{ALL} results, 0 of them" in done.stdout
     assert same(without_time(tmp_path / "shared.json"), without_time(path / "whole.json"))
@@ -426,7 +427,8 @@ def test_machines_need_no_folder_in_common(drawn, tmp_path):
                                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}) for rank in range(2)]
     texts = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert f"{ALL} results, 30 of them done already" in texts[0] and not texts[1]
+    assert f"{ALL} results, 30 of them done already" in texts[0]
+    assert all(line.startswith("[Gloo]") for line in texts[1].splitlines())    # torch's own; of ours, one speaks
     assert not (tmp_path / "out1.json").exists()
     assert same(without_time(tmp_path / "out0.json"), without_time(path / "whole.json"))
     own = [set(file.name for file in results(tmp_path / f"work{rank}")) for rank in range(2)]

@@ -74,10 +74,10 @@ def test_a_notebook_is_its_lesson_run(lesson):
 def test_the_notebooks_can_be_copied_and_answers_are_left_alone(tmp_path):
     """python -m p2p_min.lessons"""
     copy = [sys.executable, "-m", "p2p_min.lessons", str(tmp_path / "here")]
-    subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path, env=os.environ)
+    subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path, env=os.environ, timeout=300)
     names = sorted(path.name for path in (tmp_path / "here").iterdir())
     assert names == [lesson.with_suffix(".ipynb").name for lesson in LESSONS]
     mine = tmp_path / "here" / names[0]
     mine.write_text("my answers")
-    subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path)
+    subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path, timeout=300)
     assert mine.read_text() == "my answers"

@@ -457,8 +457,6 @@ def main():
         make_data(args.work, args.samples or 48_000)
     else:
         dict(vae=train_vae, unet=train_unet, export=export)[args.stage](args)
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Four published methods, each written with the library's arguments: no patch, no hook; and what they do on the toy.
 
-    python scripts/methods.py [--seeds 8] [--out scripts/gallery]      pictures, and a number for each row
-    python scripts/methods.py --table [--seeds 2]                      what each self-attention does: three columns
+    python scripts/methods.py [METHOD ...] [--seeds 8] [--out scripts/gallery]     pictures, and numbers for each row
+    python scripts/methods.py --table [--seeds 8]                      what each self-attention does: three columns
 
-The first four functions are the methods. Each is followed by one that tries it, with the judge of scripts/toy. Seeds
-are 0, 1, …; none is left out. Prompts and settings were chosen on few of them: of five pairs of prompts for MasaCtrl
-(three seeds), of one pair for FPE (two), of one prompt, two boxes and five weights for paint-with-words (two), of four
-prompts for Attend-and-Excite (six).
+Each method is followed by a function that tries it on the toy, with the judge of scripts/toy. Seeds are 0, 1, …, none
+left out. Prompts and settings were chosen on a few of them: for MasaCtrl, of five pairs of prompts (three seeds); for
+FPE, of three choices of layers and steps (two); for paint-with-words, of two boxes and five weights (two or three); for
+Attend-and-Excite, of four prompts (six), and six losses and sizes (four).
 """
 import argparse
 import math
@@ -39,7 +39,8 @@ def masactrl(start=0.92, layers="up_blocks"):
     """MasaCtrl (Cao et al. 2023): the target asks with its own queries, and gets the source's keys and values.
 
     So its layout is its own prompt's, and what fills it looks like the source. It begins when a layout is there, after
-    4 of 50 steps, and only on the way up. The paper edits the unconditional rows too: `edit_unconditional=True`.
+    4 of 50 steps, and only on the way up (in Stable Diffusion from the 11th of 16 layers). The authors edit the
+    unconditional rows too: `edit_unconditional=True`.
     start    the t at which it begins
     returns  a self_edit
     """
@@ -73,8 +74,9 @@ def try_masactrl(model, judge, seeds, steps=20):
 def free_prompt_editing(steps=0.8):
     """FPE (Liu et al. 2024): the source's self-attention maps in the middle layers; cross-attention is left alone.
 
-    It is Prompt-to-Prompt without Prompt-to-Prompt's own half. Middle layers: those of at most 32 × 32 pixels, which
-    in the toy are all. (For layers by name: {name: edit for name in model.unet.attention_names("self")[3:14]}.)
+    It is what Prompt-to-Prompt does for Stable Diffusion, without what its paper is about. Middle layers: in the
+    authors' code those of at most 32 × 32 pixels; in the toy all. (In Stable Diffusion 1.x by name: {name: edit for
+    name in model.unet.attention_names("self")[2:13]}.)
     returns  a self_edit
     """
     return p2p.self_replace(steps, max_pixels=32 * 32)
@@ -98,8 +100,8 @@ def try_free_prompt_editing(model, judge, seeds, steps=20):
 def paint_with_words(model, prompt, painted, steps, weight=0.1):
     """Paint-with-words, in eDiff-I (Balaji et al. 2022): softmax((Q Kᵀ + w A) / √d).
 
-    A is 1 where a word is painted, w = weight · log(1 + σ) · max Q Kᵀ. A bias b before
-    the softmax is M_hat ∝ M_star · e^b; but only `attend` sees the scores, whose maximum w needs.
+    A is 1 where a word is painted, w = weight · log(1 + σ) · max Q Kᵀ. A bias b before the softmax is M_hat ∝
+    M_star · e^b; but only `attend` sees the scores, whose maximum w needs.
     painted  {word: (height, width) of numbers from 0 to 1}, all of one size
     returns  a cross_edit; the source is not painted
     """
@@ -238,6 +240,8 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "gallery")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error(f"--seeds must be at least 1, not {args.seeds}")
     if unknown := set(args.names) - set(METHODS):
         parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
     torch.set_num_threads(1)                               # a small model loses time to more
@@ -247,6 +251,7 @@ def main():
         for name, changes in ablation(model, seeds).items():
             print(f"{name:54} {changes[0]:11.1f} {changes[1]:6.1f} {changes[2]:12.1f}", flush=True)
         return
+    args.out.mkdir(parents=True, exist_ok=True)
     for method in args.names or METHODS:
         rows, numbers = METHODS[method](model, judging.load(), seeds)
         cells = [(image, f"{name}, seed {seed}") for name, images in rows.items()

@@ -62,7 +62,7 @@ def test_a_neglected_object_is_excited(toy, judge):
 
 def test_a_layer_is_judged_with_both_kinds_of_rows_or_without_guidance(toy):
     """Ablation in the conditional rows alone overrates every layer together; the other two columns agree better."""
-    changes = torch.tensor(list(methods.ablation(toy, [0], steps=4).values()))
+    changes = torch.tensor(list(methods.ablation(toy, [0], steps=6).values()))
     conditional, both, unguided = changes.mean(0)
     assert len(changes) == len(toy.unet.attention_names("self"))
     assert conditional > 1.5 * max(both, unguided) and min(both, unguided) > 1

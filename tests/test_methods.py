@@ -9,6 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import p2p_min as p2p
 from p2p_min.attention import attend
+from p2p_min.ddim import alphas, timesteps
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import methods  # noqa: E402
@@ -78,3 +79,25 @@ def test_a_bias_before_the_softmax_is_a_factor_of_the_map():
         M_hat = M_star * b.exp().view(8, 8, 77)
         return M_hat / M_hat.sum(-1, keepdim=True)
     assert torch.allclose(attend(q, k, v, (8, 8), bias, 1.0)[1], sdpa(q, k, v, b)[1], atol=1e-5)
+
+
+def test_watch_and_blend_are_a_sampler(model):
+    """Plain functions: z_0 from one, z_{t-1} by the other. DDIM written so is DDIM; with noise it is another sampler."""
+    prompts, steps = ["a red car", "a blue car"], 5
+    times, kept = timesteps(model.schedule, steps), {}
+
+    def run(eta):
+        def blend(z, z_star, t):
+            above, below = alphas(model.schedule, times, round((1 - t) * steps))
+            eps = (kept["z_t"] - above ** 0.5 * kept["z_0"]) / (1 - above) ** 0.5
+            eps = (1 - eta) ** 0.5 * eps + eta ** 0.5 * torch.randn(eps.shape, generator=generator).to(eps)
+            kept["z_t"] = below ** 0.5 * kept["z_0"] + (1 - below) ** 0.5 * eps
+            return kept["z_t"]
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).to(model.device)
+        kept["z_t"] = z
+        return p2p.prompt_to_prompt(model, prompts, steps=steps, latents=z, blend=blend,
+                                    watch=lambda z_0, t: kept.update(z_0=z_0[1:])).latents
+    ddim, usual = run(0), p2p.prompt_to_prompt(model, prompts, steps=steps, seed=1).latents
+    assert torch.allclose(ddim, usual, atol=1e-4 * usual.abs().max())
+    assert (run(1)[1] - usual[1]).abs().max() > 0.1 * usual.abs().max()

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from p2p_min import ddim, inversion
 from p2p_min.attention import Attention
 from p2p_min.networks.text import Context, encode, tokens
 from p2p_min.networks.unet import UNet
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+from methods import masactrl  # noqa: E402
 
 SOURCE, TARGET = "a photo of a cat riding a bicycle", "a photo of a dog riding a bicycle"
 CLOSE = 1e-5
@@ -361,6 +365,34 @@ def test_edit(models, shape, cross_steps, self_steps):
     assert error(ours.latents, latents) <= CLOSE
     assert error(ours.latents[:1], unedited[:1]) <= CLOSE
     assert error(ours.latents[1:], unedited[1:]) > 0.01                                # the edit did something
+
+
+class Mutual(Inject):
+    """MasaCtrl in diffusers: in rows [u, u*, c, c*], u* and c* ask with their own queries for what u and c have."""
+
+    def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None):
+        shown = x[[0, 0, 2, 2]] if self.wanted() else x
+        q, k, v = (y.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+                   for y in (attn.to_q(x), attn.to_k(shown), attn.to_v(shown)))
+        maps = (q @ k.transpose(2, 3) * attn.scale).softmax(-1)
+        return attn.to_out[0]((maps @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("shape", ["sd1", "sdxl"])
+def test_masactrl(models, shape):
+    """A paper that edits the whole attention, in the unconditional rows too: scripts/methods.py, without a patch."""
+    pipe, model = models(shape)
+    prompts, z, done = [SOURCE, TARGET], randn(1, 4, 16, 16), []
+    ours, conditional = (p2p.prompt_to_prompt(model, prompts, None, masactrl(start=0.8), steps=10, latents=z,
+                                              edit_unconditional=each) for each in (True, False))
+    plain = pipe.unet.attn_processors
+    pipe.unet.set_attn_processor({
+        name: Mutual(lambda: len(done) >= 2) if name.startswith("up_blocks") and "attn1" in name else processor
+        for name, processor in plain.items()})
+    _, latents = sample(pipe, prompts, z, 7.5, after_step=lambda: done.append(1))
+    pipe.unet.set_attn_processor(plain)
+    assert error(ours.latents, latents) <= CLOSE
+    assert error(conditional.latents[1:], latents[1:]) > 100 * CLOSE
 
 
 # Inversion, written a second time as in the published notebooks, on diffusers' networks and alphas_cumprod

@@ -82,7 +82,7 @@ def test_a_bias_before_the_softmax_is_a_factor_of_the_map():
 
 
 def test_watch_and_blend_are_a_sampler(model):
-    """Plain functions: z_0 from one, z_{t-1} by the other. DDIM written so is DDIM; with noise it is another sampler."""
+    """Plain functions: z_0 from one, z_{t-1} by the other. So DDIM is DDIM; with noise it is another sampler."""
     prompts, steps = ["a red car", "a blue car"], 5
     times, kept = timesteps(model.schedule, steps), {}
 

@@ -123,7 +123,8 @@ def test_maps_are_the_averages_of_what_attention_made(run, tokenizer, size, word
         np.testing.assert_allclose(recorder.maps(word, **options), steps.mean((0, 1)), rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(recorder.maps(word, per_step=True, **options), steps.mean(1), rtol=1e-4, atol=1e-7)
         if all(len(of_step) == 1 for of_step in seen.values()):
-            np.testing.assert_allclose(recorder.maps(word, per_head=True, **options), steps.mean(0), rtol=1e-4, atol=1e-7)
+            heads = recorder.maps(word, per_head=True, **options)
+            np.testing.assert_allclose(heads, steps.mean(0), rtol=1e-4, atol=1e-7)
         else:
             with pytest.raises(ValueError, match="of several layers, whose heads have nothing in common"):
                 recorder.maps(word, per_head=True, **options)

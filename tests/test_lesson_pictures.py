@@ -21,7 +21,8 @@ def test_the_files_are_what_the_world_draws(drawing):
     assert {path.name for path in (LESSONS / "pictures").iterdir()} == set(wanted)
     for file, (picture, _) in wanted.items():
         with Image.open(LESSONS / "pictures" / file) as kept:
-            assert np.array_equal(np.asarray(kept), np.asarray(picture)), file
+            # Versions of Pillow draw the edges of shapes a little differently.
+            assert np.abs(np.asarray(kept, float) - np.asarray(picture)).mean() < 1, file
 
 
 def test_the_lesson_describes_them_as_the_world_does(drawing):

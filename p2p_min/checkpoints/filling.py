@@ -21,7 +21,8 @@ def open_file(file):
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is {instead(file) or f'not a readable safetensors file: {error}'}") from None
+        why = instead(file) or f"not a readable safetensors file: {' '.join(str(error).split())}"
+        raise ValueError(f"{file} is {why}") from None
 
 
 def refuse_pickle(file):

@@ -58,7 +58,10 @@ def whole_files(rng):
             more = dict(save_all=True, append_images=[image.rotate(180)]) if name in ("GIF", "MPO") else {}
             more |= dict(exif=orientation()) if name in HAVE_EXIF else {}
             file = io.BytesIO()
-            image.save(file, name, **more)
+            try:
+                image.save(file, name, **more)
+            except OSError:                                # an older Pillow has fewer
+                continue
             files[name, mode] = file.getvalue()
     return files
 

@@ -348,7 +348,7 @@ assert STEPS < 20 or kept[0] > 0.5 > 0.4 > kept[1]
 #
 # Yes: an object with `attend(q, k, v, size, t)` is called in place of the softmax, and no map is made. Row 0 is the
 # source; the others are the targets. Here is MasaCtrl (Cao et al. 2023), for self-attention: each target asks with its
-# own queries, and is given the source's keys and values. So a small ball shall look like the big one.
+# own queries, and is given the source's keys and values. So a small ball should look like the big one.
 #
 # Guidance needs two predictions, eps_c with the prompt and eps_u without. An edit sees the rows of eps_c only, unless
 # the run says `edit_unconditional=True`; then it also sees those of eps_u, in a call of their own. Which is right here?

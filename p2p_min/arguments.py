@@ -12,8 +12,8 @@ def check_arguments(prompts, guidance, **functions):
     if not isinstance(prompts, (list, tuple)) or not prompts:
         raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
     if not (is_number(guidance) or callable(guidance)):
-        raise ValueError("guidance must be a finite number in float32, or a function of eps_c, eps_u and t, not "
-                         f"{guidance!r}")
+        raise ValueError(f"guidance must be a finite number in float32, not {guidance!r}; or a function (eps_c, eps_u, "
+                         "t) -> eps")
     for name, function in functions.items():
         for each in function.values() if isinstance(function, dict) else [function]:
             if not (each is None or callable(each) or hasattr(each, "begin" if name == "blend" else "attend")):

@@ -131,17 +131,21 @@ def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, s
         if kept is not None:
             z = torch.cat([kept[i + 1].to(z), z[1:]])
         if blend is not None:
-            blended = blend(z[:1].clone(), z[1:].clone(), t)                    # copies: it may modify them in place
-            shaped(blended, z[1:].shape, "a blend must return latents shaped like z_star")
-            z = torch.cat([z[:1], blended.to(z)])
+            z = torch.cat([z[:1], blended(blend, z, t)])
         trajectory.append(z[:1])
     return z, torch.stack(trajectory).cpu()
 
 
+def blended(blend, z, t):
+    """The targets' latents as the blend returns them. It gets copies, which it may modify in place."""
+    z_star = blend(z[:1].clone(), z[1:].clone(), t)
+    return shaped(z_star, z[1:].shape, "a blend must return latents shaped like z_star").to(z)
+
+
 def guide(guidance, eps_c, eps_u, t):
-    """Classifier-free guidance (Ho & Salimans 2022), or a function of one's own in its place."""
+    """Classifier-free guidance (Ho & Salimans 2022), or a function of one's own in its place, which gets copies."""
     if callable(guidance):
-        eps = guidance(eps_c.clone(), eps_u.clone(), t)                        # copies: it may modify them in place
+        eps = guidance(eps_c.clone(), eps_u.clone(), t)
         return shaped(eps, eps_c.shape, "guidance must return eps, shaped like eps_c").to(eps_c)
     return eps_u + guidance * (eps_c - eps_u)
 

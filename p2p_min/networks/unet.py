@@ -288,7 +288,8 @@ class UNet(nn.Module):
         names = self.attention_names(kind)
         for prefix in edit:
             if prefix and not any(f"{name}.".startswith(f"{prefix}.") for name in names):
-                raise ValueError(f"no {kind}-attention has the prefix {prefix!r}; names look like {names[0]!r}")
+                layer = names[0].rpartition(".")[2]
+                raise ValueError(f"no {layer} layer has the prefix {prefix!r}; names look like {names[0]!r}")
 
     def attention_names(self, kind):
         """The names of its attention layers, "cross" or "self", in the order in which they are called."""

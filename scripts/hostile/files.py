@@ -148,7 +148,8 @@ def stopped(signals, moment, folder, old):
         return ["it does not end"], None
     faults = damaged(folder, old)
     if signals[0] == signal.SIGINT:
-        if process.returncode not in (0, 130) or "Traceback" in errors or errors.count("\n") > 1:
+        # Ended by the signal itself, which a shell calls 130 too: while Python was ending, after main().
+        if process.returncode not in (0, 130, -signal.SIGINT) or "Traceback" in errors or errors.count("\n") > 1:
             faults.append(f"status {process.returncode}: {errors.strip()}")
         if len(signals) == 1:
             faults += unknown(folder, PICTURES)

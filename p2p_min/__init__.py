@@ -11,8 +11,10 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    """The names of `__all__`, imported when one is asked for: the command line's --help need not wait for torch."""
-    if name not in __all__:
+    """The names of `__all__`, and the modules that they come from, imported when one is asked for: the command line's
+    --help need not wait for torch.
+    """
+    if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .blend import LocalBlend
     from .checkpoints import load
@@ -20,7 +22,11 @@ def __getattr__(name):
     from .edits import auto, refine, replace, reweight, self_replace
     from .explorer import Recorder, explorer, word_sheet
     from .inversion import Inversion, invert
-    return locals()[name]
+    if name in __all__:
+        return locals()[name]
+    if name in globals():                                  # `p2p.editing`, which is there now
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():

@@ -298,6 +298,12 @@ def test_the_names_of_the_face_are_there_whatever_is_imported_before(nothing_imp
     assert (p2p.load, p2p.explorer) == ("another", "page")
 
 
+def test_the_modules_are_there_too(nothing_imported):
+    """`import p2p_min` alone gives `p2p_min.editing`."""
+    import p2p_min
+    assert p2p_min.editing.algorithm_1 and p2p_min.networks.text.encode
+
+
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------
 
 INTERRUPTED = """

@@ -71,7 +71,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     inversion   of a picture, from `invert`, or a Result of an earlier run: the source is that picture, and the first
                 prompt must be its prompt. `steps` must be its number of steps; `seed` is not used
     context     in place of the encoded prompts: a `networks.text.Context` with a row for each, as `encode` makes it.
-                An inversion's own is that of its prompt
+                With an inversion, its first row must be what the picture was inverted with: the encoded prompt
     edit_unconditional  whether the edits also see the unconditional rows, in a second call at the same t: row 0 is the
                 source's, the others are the targets'. Blends and recorders do not see them
     watch       watch(z_0, t) is called with each step's prediction, before the blend; z_0 is like `Result.latents`

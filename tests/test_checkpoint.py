@@ -526,6 +526,14 @@ def test_kinds_that_are_not_run_are_named_by_their_channels(copy, inputs, says):
     refused(copy, says, str(inputs))
 
 
+def test_a_unet_that_gives_other_channels_than_it_takes_is_refused(copy):
+    """As those do that predict a variance too."""
+    rewrite(copy / UNET, lambda tensors: tensors.update({"conv_out.weight": torch.zeros(8, 32, 3, 3),
+                                                         "conv_out.bias": torch.zeros(8)}))
+    configure(copy / "unet" / "config.json", out_channels=8)
+    refused(copy, "the UNet gives 8 channels for the 4 it takes")
+
+
 # ---- configs of their age ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("version, size, wanted", [

@@ -24,7 +24,7 @@ from ..ddim import timesteps
 from ..editing import prompt_to_prompt
 from ..edits import auto, refine, replace, reweight, self_replace
 from ..inversion import METHODS, invert
-from ..networks.config import is_whole
+from ..networks.config import whole
 from ..networks.text import spans
 from ..pictures import fit, open_rgb
 from .page import STRIP, page_data, partner, url, write_page
@@ -48,10 +48,6 @@ def within(low, high):
     return lambda x: isinstance(x, (int, float)) and not isinstance(x, bool) and low <= x <= high
 
 
-def whole(low, high):
-    return lambda x: is_whole(x) and low <= x <= high
-
-
 WINDOW = "a window [from, to] of the steps, each from 0 to 1"
 SETTINGS = {                                   # name: (at first, what fits, what that is)
     "source": ("a red car in the snow", is_text, "a text of at most 1000 characters"),
@@ -60,8 +56,8 @@ SETTINGS = {                                   # name: (at first, what fits, wha
     "cross": ([0, 0.6], is_window, WINDOW),
     "self": ([0, 0.4], is_window, WINDOW),
     "guidance": (5, within(-100, 100), "a number from -100 to 100"),
-    "steps": (20, whole(1, 200), "a whole number from 1 to 200"),
-    "seed": (0, whole(0, 2 ** 63 - 1), "a whole number from 0 to 2^63 - 1"),
+    "steps": (20, *whole(1, 200)),
+    "seed": (0, whole(0, 2 ** 63 - 1).fits, "a whole number from 0 to 2^63 - 1"),
     "weights": ({}, lambda x: isinstance(x, dict) and len(x) < 78 and all(map(within(-2, 2), x.values())),
                 "an object {word: factor}, each factor from -2 to 2"),
     "blend": ([], lambda x: isinstance(x, list) and len(x) < 78 and all(map(is_text, x)), "a list of words"),

@@ -1,43 +1,31 @@
 """Prompt-to-Prompt image editing with cross-attention control (Hertz et al. 2022), from scratch."""
-import sys
-import types
+import importlib
 import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:                              # what editors complete; imported below when a name is used
+    from .blend import LocalBlend
+    from .checkpoints import load
+    from .editing import prompt_to_prompt
+    from .edits import auto, refine, replace, reweight, self_replace
+    from .inversion import Inversion, invert
+    from .maps import Recorder, explorer, word_sheet
 
 warnings.filterwarnings("ignore", "IProgress not found")   # tqdm's, in notebooks without ipywidgets
 
 __all__ = ["Inversion", "LocalBlend", "Recorder", "auto", "explorer", "invert", "load", "prompt_to_prompt", "refine",
            "replace", "reweight", "self_replace", "word_sheet"]
 __version__ = "0.1.0"
+MODULES = ("blend", "checkpoints", "editing", "edits", "inversion", "maps")          # that they come from
 
 
 def __getattr__(name):
-    """The names of `__all__`, and the modules that they come from, imported when one is asked for: the command line's
-    --help need not wait for torch.
-    """
-    if name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .blend import LocalBlend
-    from .checkpoints import load
-    from .editing import prompt_to_prompt
-    from .edits import auto, refine, replace, reweight, self_replace
-    from .explorer import Recorder, explorer, word_sheet
-    from .inversion import Inversion, invert
+    """A name of `__all__`, imported when it is used: the command line's --help need not wait for torch."""
     if name in __all__:
-        return locals()[name]
-    if name in globals():                                  # `p2p.editing`, which is there now
-        return globals()[name]
+        modules = [importlib.import_module(f".{module}", __name__) for module in MODULES]
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
     return sorted({*globals(), *__all__})
-
-
-class Face(types.ModuleType):
-    def __setattr__(self, name, value):
-        """`explorer` is the function, although Python would make it the folder of that name once that is imported."""
-        if name not in __all__ or not isinstance(value, types.ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = Face

@@ -6,8 +6,8 @@ import sys
 import warnings
 from functools import partial
 
+from p2p_min.cli.options import arguments, check_live, plan
 from p2p_min.files import say
-from p2p_min.options import arguments, check_live, plan
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")        # CUDA and MPS; CPU; CPU
 
@@ -52,7 +52,7 @@ def prepare(argv):
         args = arguments().parse_args(argv)
         planned = plan(args)
     warnings.simplefilter("ignore")                        # of the libraries, whose import takes seconds
-    from p2p_min import running
+    from p2p_min.cli import run as running
 
     running.show_our_warnings()
     if args.live is not None:

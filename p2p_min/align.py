@@ -12,7 +12,7 @@ import torch
 from .networks.text import spans
 
 
-class Unit(NamedTuple):
+class Piece(NamedTuple):
     """A word, or one punctuation token between words."""
     text: str                          # in the form used for comparison
     tokens: list[int]                  # positions among the prompt's tokens; the start token is position 0
@@ -27,16 +27,16 @@ class Alignment(NamedTuple):
     own: torch.Tensor                  # (target tokens,): 1 for a new word, else 0
 
 
-def written_words(text):
+def find_words(text):
     """(start, end, word) of each word of a text: letters, marks and digits, possibly joined by apostrophes or hyphens;
     or symbols, such as emoji, without a space between them.
     """
-    kinds = "".join(map(kind, text))
+    kinds = "".join(map(letter_class, text))
     for match in re.finditer("[wm]+(?:-[wm]+)*|s[smj]*", kinds):
-        yield match.start(), match.end(), spelled(text[match.start():match.end()])
+        yield match.start(), match.end(), normal_form(text[match.start():match.end()])
 
 
-def kind(letter):
+def letter_class(letter):
     """What a character is: w part of a word, m a mark, s a symbol, j joins or colours symbols, - joins words."""
     category = unicodedata.category(letter)
     if category == "So":
@@ -46,42 +46,42 @@ def kind(letter):
     return dict(L="w", N="w", M="m").get(category[0]) or ("-" if letter in "'’-" else " ")
 
 
-def spelled(word):
+def normal_form(word):
     """A word in the form used for comparison: lower case, composed Unicode (NFC), straight apostrophes."""
     return unicodedata.normalize("NFC", word).casefold().replace("’", "'").strip()
 
 
-def units(tokenizer, prompt):
-    """The prompt's words and punctuation tokens in order, as `Unit`s."""
+def pieces(tokenizer, prompt):
+    """The prompt's words and punctuation tokens in order, as `Piece`s."""
     offsets = spans(tokenizer, prompt)
     found, taken = [], set()
-    for first, last, word in written_words(prompt):
+    for first, last, word in find_words(prompt):
         tokens = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
         if tokens and tokens[0] in taken:                  # one token for several written words: an added "sks_dog"
             tokens = sorted({*found.pop().tokens, *tokens})
             first, last = offsets[tokens[0]][0], offsets[tokens[-1]][1]
-            word = spelled(prompt[first:last])
+            word = normal_form(prompt[first:last])
         if tokens:
-            found.append(Unit(word, tokens, True, (first, last)))
+            found.append(Piece(word, tokens, True, (first, last)))
             taken.update(tokens)
-    found += [Unit(prompt[start:end].strip(), [i], False, (start, end)) for i, (start, end) in enumerate(offsets)
+    found += [Piece(prompt[start:end].strip(), [i], False, (start, end)) for i, (start, end) in enumerate(offsets)
               if i not in taken and 0 < i < len(offsets) - 1]
-    return sorted(found, key=lambda unit: unit.tokens)
+    return sorted(found, key=lambda piece: piece.tokens)
 
 
 def words(tokenizer, prompt):
-    return [unit for unit in units(tokenizer, prompt) if unit.is_word]
+    return [piece for piece in pieces(tokenizer, prompt) if piece.is_word]
 
 
 def unknown_words(tokenizer, *prompts):
     """Sorted words of the prompts that a small model was not trained with, if its tokenizer_config.json lists those
     that it was ("known_words")."""
     known = tokenizer.init_kwargs.get("known_words")
-    found = {unit.text for prompt in prompts for unit in words(tokenizer, prompt)}
+    found = {piece.text for prompt in prompts for piece in words(tokenizer, prompt)}
     return sorted(found.difference(known)) if known else []
 
 
-def find(tokenizer, prompt, phrase):
+def tokens_of(tokenizer, prompt, phrase):
     """Positions of all tokens of a word, or of a phrase of several words, wherever it occurs in the prompt.
 
     "red#2" is only the second "red"; "<start>" and "<end>" are the tokens before and after the words.
@@ -92,8 +92,8 @@ def find(tokenizer, prompt, phrase):
     if phrase in ("<start>", "<end>"):
         return [0 if phrase == "<start>" else len(spans(tokenizer, prompt)) - 1]
     name, number = re.fullmatch(r"(.+?|)(?:#(\d+))?", phrase, re.DOTALL).groups()
-    wanted, there = [word for _, _, word in written_words(name)], words(tokenizer, prompt)
-    parts = [[word for _, _, word in written_words(unit.text)] for unit in there]          # one, or all in one token
+    wanted, there = [word for _, _, word in find_words(name)], words(tokenizer, prompt)
+    parts = [[word for _, _, word in find_words(piece.text)] for piece in there]          # one, or all in one token
     places = [there[i:j] for i in range(len(there)) for j in range(i + 1, min(i + len(wanted), len(there)) + 1)
               if sum(parts[i:j], []) == wanted]
     chosen = places if number is None else places[int(number) - 1:int(number)]
@@ -102,10 +102,10 @@ def find(tokenizer, prompt, phrase):
     if not chosen:
         raise ValueError(f"{phrase!r} is not in the prompt {prompt!r}; its words are: "
                          + (", ".join(dict.fromkeys(u.text for u in there)) or "none"))
-    return sorted({token for place in chosen for unit in place for token in unit.tokens})
+    return sorted({token for place in chosen for piece in place for token in piece.tokens})
 
 
-def swap(tokenizer, source, target):
+def align_swap(tokenizer, source, target):
     """Alignment for a word swap: the n-th word of the target takes the map of the n-th word of the source.
 
     Raises ValueError if the prompts do not have the same number of words.
@@ -116,7 +116,7 @@ def swap(tokenizer, source, target):
                          f"and {target!r} has {len(target_words)}. Use refine (or auto) instead.")
     pairs = list(zip(source_words, target_words))
     # Punctuation between two words is matched with the same marks in the same gap of the other prompt.
-    gaps = [gaps_of(units(tokenizer, prompt)) for prompt in (source, target)]
+    gaps = [gaps_of(pieces(tokenizer, prompt)) for prompt in (source, target)]
     pairs += [(a, b) for gap_a, gap_b in zip(*gaps) for a, b in zip(gap_a, gap_b) if a.text == b.text]
     return token_map(tokenizer, source, target, pairs)
 
@@ -124,22 +124,22 @@ def swap(tokenizer, source, target):
 def gaps_of(sequence):
     """The punctuation before each word and after the last, gap by gap."""
     gaps = [[]]
-    for unit in sequence:
-        if unit.is_word:
+    for piece in sequence:
+        if piece.is_word:
             gaps.append([])
         else:
-            gaps[-1].append(unit)
+            gaps[-1].append(piece)
     return gaps
 
 
-def extend(tokenizer, source, target):
+def align_refine(tokenizer, source, target):
     """Alignment for an added phrase: words that both prompts share, in order, take the source's map."""
-    a, b = units(tokenizer, source), units(tokenizer, target)
-    pairs = [(a[i], b[j]) for i, j in common([u.text for u in a], [u.text for u in b])]
+    a, b = pieces(tokenizer, source), pieces(tokenizer, target)
+    pairs = [(a[i], b[j]) for i, j in longest_common([u.text for u in a], [u.text for u in b])]
     return token_map(tokenizer, source, target, pairs)
 
 
-def common(a, b):
+def longest_common(a, b):
     """The longest common subsequence of two lists as index pairs; if there are several, one in the fewest pieces.
 
     (The official code's Needleman-Wunsch alignment finds one of the same length, but any of them.)
@@ -167,7 +167,7 @@ def common(a, b):
 
 
 def token_map(tokenizer, source, target, pairs):
-    """The `Alignment` for pairs of units, with the start token, the end token and the padding.
+    """The `Alignment` for pairs of pieces, with the start token, the end token and the padding.
 
     Padding at position j takes the source's map at max(j, number of source tokens), so never the map of a word.
     """

@@ -10,12 +10,14 @@ Maps are float32, on the model's device, whatever the model's dtype. The keys of
 those of a self-attention map are pixels, row by row.
 An edit may have more methods:
     active(height, width, t) -> bool          False: no map is computed here, and the edit is not called
-    only_looks(height, width, t) -> bool      True: it returns M_star unchanged, so attention stays the same bit for bit
     attend(q, k, v, size, t) -> out           the whole attention of the source, row 0, and the targets: called instead
                                               of the edit, and no map is computed. q (rows, heads, pixels, d), k and v
                                               (rows, heads, keys, d), size (height, width), out like q
+
+A look sees the maps of a cross-attention and changes nothing; it may have `active` too:
+
+    Look = Callable[[M, M_star, M_hat, t], None]
 """
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,59 +25,73 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def attend(q, k, v, size, edit=None, t=None, rows=None):
+def attend(q, k, v, size, edit=None, t=None, rows=None, looks=()):
     """softmax(Q Kᵀ / √d) V, the targets' maps passed through `edit` (paper, section 3.2 and Algorithm 1).
 
     q        (all rows, heads, pixels, d)
     k, v     (all rows, heads, keys, d)
     size     (height, width) with height · width = pixels
-    rows     how many of the first rows the edit sees: source, then targets; the others are not edited. None: all
+    rows     how many of the first rows the edit and the looks see: source, then targets; None: all
+    looks    functions that see the maps of these rows
     returns  (all rows, heads, pixels, d)
     """
-    if not wants(edit, size, t):
-        return F.scaled_dot_product_attention(q, k, v)
     rows = len(q) if rows is None else rows
-    if only_looks(edit, size, t):
-        edit(*maps(q[:rows], k[:rows], size), t)
+    seen = q[:rows], k[:rows], v[:rows]                    # by the edit and the looks
+    looks = [look for look in looks if is_active(look, size, t)]
+    # Nobody edits: the fast path, whose numbers are the same whether somebody looks or not.
+    if not is_active(edit, size, t):
+        if looks:
+            M, M_star = maps(*seen[:2], size)
+            show(looks, M, M_star, M_star, t)
         return F.scaled_dot_product_attention(q, k, v)
-    attend_edited = edit.attend if hasattr(edit, "attend") else partial(edited, edit)
+    # The edit's own attention, or maps that it edits; then the rows that it does not see.
+    if hasattr(edit, "attend") and not looks:
+        out = edit.attend(*seen, size, t)
+    else:
+        out = attend_edited(edit, looks, *seen, size, t)
     plain = [F.scaled_dot_product_attention(q[rows:], k[rows:], v[rows:])] if rows < len(q) else []
-    return torch.cat([attend_edited(q[:rows], k[:rows], v[:rows], size, t), *plain])
+    return torch.cat([out, *plain])
 
 
-def edited(edit, q, k, v, size, t):
+def attend_edited(edit, looks, q, k, v, size, t):
     """M V for the source, row 0, and M_hat V* for the targets, the rows after it: (rows, heads, pixels, d)."""
+    if not callable(edit):
+        raise ValueError(f"a blend or a recorder cannot see the edit {type(edit).__name__}, which computes attention "
+                         "without maps; give it a __call__(M, M_star, t) as well, or leave them out")
     M, M_star = maps(q, k, size)                           # softmax(Q Kᵀ / √d)
-    source = M.flatten(1, 2).to(v.dtype) @ v[0]            # before the edit, which may modify M in place
-    M_hat = apply(edit, M, M_star, t)                      # Edit(M_t, M*_t, t)
+    # Before the edit, which may modify its arguments in place.
+    source = M.flatten(1, 2).to(v.dtype) @ v[0]
+    before = (M.clone(), M_star.clone()) if looks else ()
+    M_hat = edited_map(edit, M, M_star, t)                 # Edit(M_t, M*_t, t)
+    show(looks, *before, M_hat, t)
     targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:]
     return torch.cat([source[None], targets])
+
+
+def show(looks, *maps_and_t):
+    for look in looks:
+        look(*maps_and_t)
 
 
 def maps(q, k, size):
     """M (heads, height, width, keys) of row 0, and M_star (targets, heads, height, width, keys) of the others; fp32."""
     scores = (q.float() / q.shape[-1] ** 0.5) @ k.float().transpose(-1, -2)
-    found = scores.softmax(-1).unflatten(2, size)          # (rows, heads, height, width, keys)
-    return found[0], found[1:]
+    every = scores.softmax(-1).unflatten(2, size)          # (rows, heads, height, width, keys)
+    return every[0], every[1:]
 
 
-def wants(edit, size, t):
-    """Whether `edit` should be called for maps of this size at time t. A plain function always should."""
+def is_active(edit, size, t):
+    """Whether an edit or a look wants maps of this size at time t. A plain function always does."""
     active = getattr(edit, "active", None)
     return edit is not None and (active is None or active(*size, t))
 
 
-def only_looks(edit, size, t):
-    """Whether `edit`, which wants these maps, leaves them unchanged."""
-    return hasattr(edit, "only_looks") and edit.only_looks(*size, t)
-
-
-def apply(edit, M, M_star, t):
+def edited_map(edit, M, M_star, t):
     """M_hat: what `edit` returns for the maps, or M_star itself if the edit is not active.
 
     Raises ValueError if the edit returns something that is not shaped like M_star.
     """
-    if not wants(edit, M.shape[1:3], t):
+    if not is_active(edit, M.shape[1:3], t):
         return M_star
     return shaped(edit(M, M_star, t), M_star.shape, "an edit must return maps shaped like M_star")
 
@@ -93,11 +109,12 @@ class Edits(NamedTuple):
     cross_edit: object = None                              # an Edit, or {name prefix: Edit}
     self_edit: object = None
     t: float | None = None
-    rows: int | None = None                                # how many of the first rows the edits see; None: all
+    rows: int | None = None                                # how many of the first rows are seen; None: all
+    looks: tuple = ()                                      # at the cross-attention: each a Look, or {name prefix: Look}
 
 
-def choose(edit, name):
-    """The edit for the attention layer `name`; if several prefixes match, the longest wins."""
+def for_layer(edit, name):
+    """The edit or look for the attention layer `name`; if several prefixes match, the longest wins."""
     if not isinstance(edit, dict):
         return edit
     fitting = [prefix for prefix in edit if prefix == "" or f"{name}.".startswith(f"{prefix}.")]
@@ -120,11 +137,15 @@ class Attention(nn.Module):
 
     def forward(self, x, size, context=None, edits=Edits()):
         """x (rows, pixels, channels), context (rows, keys, context_width) -> (rows, pixels, channels)."""
-        edit = choose(edits.self_edit if context is None else edits.cross_edit, self.name)
-        context = x if context is None else context
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2)    # (rows, heads, pixels or keys, d)
+        # Which edit and which looks are for this layer.
+        is_self = context is None
+        edit = for_layer(edits.self_edit if is_self else edits.cross_edit, self.name)
+        looks = () if is_self else [for_layer(look, self.name) for look in edits.looks]
+        # Queries, keys and values: (rows, heads, pixels or keys, d).
+        context = x if is_self else context
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
                    for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
         if self.upcast:
             q, k, v = q.float(), k.float(), v.float()
-        out = attend(q, k, v, size, edit, edits.t, edits.rows)
+        out = attend(q, k, v, size, edit, edits.t, edits.rows, looks)
         return self.to_out[0](out.transpose(1, 2).flatten(2).to(x.dtype))

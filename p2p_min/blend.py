@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .align import find
-from .networks.config import is_number
+from .align import tokens_of
+from .checks import is_number
 from .pictures import to_rgb
-from .watching import look
 
 
 class LocalBlend:
@@ -44,8 +43,8 @@ class LocalBlend:
             raise ValueError("the mask has no white, so nothing may change; white is 255 (multiply an array of 0 and 1 "
                              "by 255)")
 
-    def begin(self, cross_edit, sizes, latent_size):
-        """The watching edit that replaces `cross_edit`, and blend(z, z_star, t) -> z_star, for one run.
+    def begin(self, sizes, latent_size):
+        """A look at the maps (None: it needs none), and blend(z, z_star, t) -> z_star, for one run.
 
         sizes, latent_size  the (height, width) of the attention maps, and of the latents
         """
@@ -54,7 +53,9 @@ class LocalBlend:
         size = min(sizes, key=lambda s: abs(min(s) - wanted))
         sums = {}                                          # "words", "subtract" -> (prompts, height, width)
 
-        def note(M, M_star, M_hat, t):
+        def look(M, M_star, M_hat, t):
+            if tuple(M.shape[1:3]) != tuple(size):
+                return
             if len(M_hat) + 1 != len(self.words):
                 raise ValueError(f"this blend was built for {len(self.words)} prompts; the run has {len(M_hat) + 1}")
             maps = torch.cat([M[None], M_hat]).float().mean(1)                       # (prompts, height, width, keys)
@@ -75,9 +76,8 @@ class LocalBlend:
                 z_star = torch.where(mask, z_star, z)
             return z_star if given is None else z.lerp(z_star, given.to(z))
 
-        if self.words is None:
-            return cross_edit, blend
-        return look(cross_edit, lambda height, width: (height, width) == tuple(size), note), blend
+        look.active = lambda height, width, t: (height, width) == tuple(size)
+        return (None if self.words is None else look), blend
 
 
 def columns(tokenizer, prompts, words, name):
@@ -95,7 +95,7 @@ def columns(tokenizer, prompts, words, name):
         if not of_prompt and name == "words":
             raise ValueError(f"{name} has no word for the prompt {prompt!r}")
         for word in of_prompt:
-            chosen[i, find(tokenizer, prompt, word)] = 1
+            chosen[i, tokens_of(tokenizer, prompt, word)] = 1
     for prompt, of_target in zip(prompts[1:], chosen[1:]):
         if name == "words" and not (chosen[0].any() or of_target.any()):
             raise ValueError(f"{name} has no word for {prompt!r}, nor for the source: nothing could change there")

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from .networks.config import FLAG, PREDICTIONS, SPACINGS, is_whole, listed, number, one_of, read_config, short, whole
+from .checks import PREDICTIONS, SPACINGS, is_whole
+from .networks.config import FLAG, listed, number, one_of, read_config, short, whole
 
 
 class Schedule(NamedTuple):
@@ -100,6 +102,11 @@ def timesteps(schedule, steps):
                       "picture. Use spacing 'trailing' (--spacing trailing), which few-step models need, or another "
                       "number of steps", stacklevel=1)     # one place, so that inversion and edit warn only once
     return times
+
+
+def bar(progress, steps, desc):
+    """The steps, with a progress bar; `progress` may be a function of one's own that shows them, or False."""
+    return progress(steps, desc) if callable(progress) else tqdm(steps, desc=desc, disable=not progress)
 
 
 BETA = number(0, 1)

@@ -10,15 +10,13 @@
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
-from .arguments import check_arguments, check_context, check_inversion, latent_size
-from .attention import shaped
-from .ddim import predict, step, timesteps
+from .attention import Edits, shaped
+from .checks import check_functions, check_inversion, check_prompts, latent_size
+from .ddim import bar, predict, step, timesteps
 from .inversion import Inversion, check_facts, check_finite, facts
 from .networks.text import encode
 from .pictures import png, sheet, to_image
-from .watching import unseen
 
 # At most this many rows in one call. One call of four is 1.3 times as fast as two calls of two, and one of eight 1.05
 # times as fast; more rows gain nothing (toy model, one CPU thread), and memory would double.
@@ -50,7 +48,7 @@ class Result:
 @torch.no_grad()
 def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=None, negative="", steps=50,
                      guidance=7.5, seed=0, height=None, width=None, latents=None, inversion=None, context=None,
-                     edit_unconditional=False, watch=None, progress=False):
+                     edit_unconditional=False, recorder=None, watch=None, progress=False):
     """Generate [source, target, ...] together, with the targets' attention maps edited using the source's.
 
     Without an edit nothing is injected: the prompts share only their noise.
@@ -74,13 +72,15 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
                 With an inversion, its first row must be what the picture was inverted with: the encoded prompt
     edit_unconditional  whether the edits also see the unconditional rows, in a second call at the same t: row 0 is the
                 source's, the others are the targets'. Blends and recorders do not see them
+    recorder    a `Recorder`, which keeps the maps and each step's prediction, and changes nothing
     watch       watch(z_0, t) is called with each step's prediction, before the blend; z_0 is like `Result.latents`
-    progress    whether to show a progress bar on standard error
+    progress    whether to show a progress bar on standard error; or a function (steps, desc) -> steps, like tqdm
     returns     `Result`
     Raises ValueError for anything that cannot be done, saying why.
     """
-    check_arguments(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, watch=watch)
-    guidance = guidance if callable(guidance) else float(guidance)             # of a Fraction too
+    check_prompts(prompts)
+    check_functions(guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, recorder=recorder, watch=watch)
+    guidance = guidance if callable(guidance) else float(guidance)             # accepts Fraction and NumPy numbers
     times = timesteps(model.schedule, steps)
     model_facts = facts(model, times)
     if inversion is not None:
@@ -91,25 +91,32 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     z = noise(model, len(prompts), seed, height, width, latents)
     size = [model.vae.factor * n for n in z.shape[-2:]]
     encoded = encode(model, list(prompts), *size)
-    context = encoded if context is None else check_context(context, encoded)
+    context = encoded if context is None else encoded.like(context)
     empty = encode(model, [negative], *size, is_negative=True)
     unconditional = [empty] * steps
     if inversion is not None and inversion.unconditional is not None:
         unconditional = inversion.unconditional_context(empty)
+    # Who looks at the maps and at the predictions of this run.
+    looks, watches = [], [] if watch is None else [watch]
     if hasattr(blend, "begin"):
-        sizes = model.unet.map_sizes(*z.shape[-2:])
-        cross_edit, blend = blend.begin(cross_edit, sizes, z.shape[-2:])
+        look, blend = blend.begin(model.unet.map_sizes(*z.shape[-2:]), z.shape[-2:])
+        looks += [] if look is None else [look]
+    if recorder is not None:
+        recorder.begin()
+        looks.append({recorder.layers: recorder.look})
+        watches.append(recorder.watch)
     kept = inversion.latents if inversion is not None and inversion.method == "direct" else None
-    z, trajectory = algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept,
-                                edit_unconditional, watch, progress)
+    edits = Edits(cross_edit, self_edit, None, len(prompts), tuple(looks))
+    z, trajectory = algorithm_1(model, z, times, context, unconditional, guidance, edits, blend, kept,
+                                edit_unconditional, watches, progress)
     w = "its guidance" if callable(guidance) else f"guidance {guidance:g}"
     images = decode(model, z, f"an edit, a blend or {w} caused this, or ")
     own = 1.0 if callable(guidance) else guidance          # on which direct inversion does not depend
     return Result(images, z, Inversion(trajectory, prompts[0], "direct", own, facts=model_facts), list(prompts))
 
 
-def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, self_edit, blend, kept,
-                edit_unconditional, watch, progress):
+def algorithm_1(model, z, times, context, unconditional, guidance, edits, blend, kept, edit_unconditional, watches,
+                progress):
     """Denoises z, (prompts, 4, h, w): row 0 is z_t, the source; the rows after it are z*_t, the targets.
 
     kept     (steps + 1, 1, 4, h, w): the trajectory to which the source is reset after each step (direct inversion), so
@@ -119,13 +126,13 @@ def algorithm_1(model, z, times, context, unconditional, guidance, cross_edit, s
     trajectory = [z[:1]]
     first = 0 if kept is None or edit_unconditional else 1
     guided = slice(first, None if guidance != 1 else 0)                         # the rows that get guidance
-    for i, timestep in enumerate(tqdm(times, desc="denoising", disable=not progress)):
+    for i, timestep in enumerate(bar(progress, times, "denoising")):
         t = (len(times) - i) / len(times)                                       # 1 is pure noise
         # In every attention of the network: M_hat = Edit(M, M_star, t), in place of M_star.
         eps, eps_u = denoise(model, z, timestep, context, guided, unconditional[i], edit_unconditional,
-                             cross_edit, self_edit, t)
+                             edits._replace(t=t))
         eps[guided] = guide(guidance, eps[guided], eps_u, t)
-        if watch is not None:
+        for watch in watches:
             watch(predict(model.schedule, z, eps, times, i), t)
         z = step(model.schedule, z, eps, times, i)                              # z_{t-1}, z*_{t-1}
         if kept is not None:
@@ -150,7 +157,7 @@ def guide(guidance, eps_c, eps_u, t):
     return eps_u + guidance * (eps_c - eps_u)
 
 
-def denoise(model, z, timestep, context, guided, unconditional, edit_unconditional, *edits):
+def denoise(model, z, timestep, context, guided, unconditional, edit_unconditional, edits):
     """DM: eps of the prompts (source, then targets), and eps_u of the `guided` rows; fp32.
 
     One call of the network. Its rows are the source, the targets, then the unconditional rows, which no edit sees.
@@ -158,14 +165,13 @@ def denoise(model, z, timestep, context, guided, unconditional, edit_uncondition
     """
     # For torch.compile: numbers that change with each step would be compiled into the network.
     z, timestep = z.to(model.dtype), torch.tensor(timestep, device=z.device)
-    edits = (None, None, None) if edits[0] is edits[1] is None else edits
     rows, z_u = len(z), z[guided]
     unconditional = unconditional.expand(len(z_u))
     if len(z_u) and (edit_unconditional or rows + len(z_u) > ONE_CALL):
-        edits_u = (*map(unseen, edits[:2]), *edits[2:]) if edit_unconditional else ()
+        edits_u = edits._replace(looks=()) if edit_unconditional else Edits(rows=0)
         eps, eps_u = model.unet(z, timestep, context, *edits), model.unet(z_u, timestep, unconditional, *edits_u)
     else:
-        both = model.unet(torch.cat([z, z_u]), timestep, context.join(unconditional), *edits, rows)
+        both = model.unet(torch.cat([z, z_u]), timestep, context.join(unconditional), *edits)
         eps, eps_u = both.split([rows, len(z_u)])
     return eps.float(), eps_u.float()
 

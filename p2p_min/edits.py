@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .align import extend, find, swap, words
-from .attention import apply, wants
-from .networks.config import is_number, is_whole, window
+from .align import align_refine, align_swap, tokens_of, words
+from .attention import edited_map, is_active
+from .checks import is_number, is_whole, window
 
 
 def inside(start, end, t):
@@ -32,7 +32,7 @@ def token_windows(tokenizer, targets, steps):
         places = {}
         for i, target in enumerate(targets):
             try:
-                places[i] = find(tokenizer, target, word)
+                places[i] = tokens_of(tokenizer, target, word)
             except ValueError:
                 if len(targets) == 1:
                     raise
@@ -81,12 +81,12 @@ class Reweight:
         object.__setattr__(self, "windows", windows_of(self.start[self.c != 1], self.end[self.c != 1]))
 
     def active(self, height, width, t):
-        return any(inside(start, end, t) for start, end in self.windows) or wants(self.base, (height, width), t)
+        return any(inside(start, end, t) for start, end in self.windows) or is_active(self.base, (height, width), t)
 
     def __call__(self, M, M_star, t):
         check(self.c, M_star)
         c = torch.where(inside(self.start, self.end, t), self.c, 1).to(M_star)
-        return apply(self.base, M, M_star, t) * c[:, None, None, None]
+        return edited_map(self.base, M, M_star, t) * c[:, None, None, None]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def replace(tokenizer, prompts, steps=0.8):
     A swapped word's maps are summed and shared equally among its new tokens; one to one if the counts are equal.
     Raises ValueError for unequal word counts, a missing word, a prompt that is too long, or an invalid window.
     """
-    return build(tokenizer, prompts, steps, swap)
+    return build(tokenizer, prompts, steps, align_swap)
 
 
 def refine(tokenizer, prompts, steps=0.8):
@@ -145,14 +145,14 @@ def refine(tokenizer, prompts, steps=0.8):
 
     Paper: "Adding a New Phrase". Arguments and errors as for `replace`, but the word counts may differ.
     """
-    return build(tokenizer, prompts, steps, extend)
+    return build(tokenizer, prompts, steps, align_refine)
 
 
 def auto(tokenizer, prompts, steps=0.8):
     """For each target, `replace` if it has as many words as the source, otherwise `refine`."""
     def align(tokenizer, source, target):
         equal = len(words(tokenizer, source)) == len(words(tokenizer, target))
-        return (swap if equal else extend)(tokenizer, source, target)
+        return (align_swap if equal else align_refine)(tokenizer, source, target)
     return build(tokenizer, prompts, steps, align)
 
 
@@ -176,7 +176,7 @@ def reweight(tokenizer, prompts, weights, base=None, steps=1.0):
         for word, weight in of_target.items():
             if not is_number(weight):
                 raise ValueError(f"the weight of {word!r} must be a finite number in float32, not {weight!r}")
-            c[i, find(tokenizer, target, word)] = float(weight)
+            c[i, tokens_of(tokenizer, target, word)] = float(weight)
     base = auto(tokenizer, prompts, steps) if base is None else base
     start, end = token_windows(tokenizer, targets, steps)
     if isinstance(base, dict):                             # by module-name prefix; c applies everywhere

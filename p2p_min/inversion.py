@@ -19,13 +19,12 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from tqdm import tqdm
 
-from .ddim import alphas, inverse_step, step, timesteps
+from .checks import METHODS, is_number, is_whole
+from .ddim import alphas, bar, inverse_step, step, timesteps
 from .files import write
-from .networks.config import METHODS, is_number, is_whole
 from .networks.text import Context, encode
-from .pictures import fit, read, to_tensor
+from .pictures import fit, read_picture, to_tensor
 
 LEARNING_RATE, INNER_STEPS = 1e-2, 10                      # null-text as published
 ENOUGH, MORE_ENOUGH = 1e-5, 1e-3                           # step i of N stops below ENOUGH + MORE_ENOUGH · i/N
@@ -141,13 +140,13 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
     guidance  guidance scale of the edits; only null-text uses it
     size      the size in pixels to which the picture is first resized: its shorter side, or (height, width), cropped
               evenly to fit; None: the model's own size for the shorter side
-    progress  whether to show a progress bar on standard error
+    progress  whether to show a progress bar on standard error; or a function (steps, desc) -> steps, like tqdm
     Raises ValueError or OSError for anything that cannot be done or read, saying why.
     """
     check_settings(method, prompt, guidance)
     guidance = float(guidance)                             # of a Fraction too
     times = timesteps(model.schedule, steps)
-    picture = image if isinstance(image, Image.Image) else read(image)
+    picture = image if isinstance(image, Image.Image) else read_picture(image)
     if size is None and model.size is None:
         raise ValueError("this model has no size of its own; give size in pixels")
     pixels = to_tensor(fit(picture, min(model.size) if size is None else size, model.vae.factor))
@@ -156,7 +155,7 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
     z = model.vae.encode(pixels.to(model.device, dtype)).float()
     check_finite("the VAE's latents of the picture", z, dtype)
     latents = [z]
-    for i in tqdm(reversed(range(steps)), desc="inverting", total=steps, disable=not progress):
+    for i in bar(progress, range(steps)[::-1], "inverting"):
         z = inverse_step(model.schedule, z, model.unet(z.to(model.dtype), times[i], context).float(), times, i)
         latents.insert(0, z)
     latents = torch.stack(latents)
@@ -222,7 +221,7 @@ def null_text(model, latents, context, empty, times, guidance, progress=False):
     """
     z, steps, found = latents[0], len(times), []
     embedding = empty.states.float()
-    for i in tqdm(range(steps), desc="null-text", disable=not progress):
+    for i in bar(progress, range(steps), "null-text"):
         eps = model.unet(z.to(model.dtype), times[i], context).float()
 
         def guided(embedding):

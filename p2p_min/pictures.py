@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .networks.config import is_whole
+from .checks import LARGEST_SIDE, is_whole
 
-LARGEST = 4096                                 # pixels per side: beyond that, attention takes days or memory runs out
 MARGIN = 12                                    # of a sheet
 # Fonts that systems have, for captions with more than the ASCII that Pillow's own font has. (Those of coloured emoji
 # have fixed sizes, and are not used.)
@@ -19,7 +18,7 @@ FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.t
          "Nirmala.ttf", "NotoEmoji-Regular.ttf", "Symbola.ttf", "Symbola_hint.ttf", "seguiemj.ttf")
 
 
-def read(path, ground="white"):
+def read_picture(path, ground="white"):
     """A picture file as an RGB picture, rotated as its EXIF data say, with `ground` behind transparent parts.
 
     Raises FileNotFoundError or ValueError, with a one-line message, for anything that Pillow cannot read.
@@ -36,7 +35,7 @@ def read(path, ground="white"):
 
 
 def open_rgb(file, ground, name, formats=None):
-    """What `read` says, also of an open file, and of some of Pillow's formats only; `name` is for the error."""
+    """What `read_picture` says, also of an open file, and of some of Pillow's formats only; `name` is for the error."""
     try:
         image = Image.open(file, formats=formats)
         upright = ImageOps.exif_transpose(image)
@@ -88,17 +87,17 @@ def fit(image, size, factor, resample=Image.Resampling.LANCZOS):
     """
     pair = (size, size) if is_whole(size) else size
     if (not isinstance(pair, (tuple, list)) or len(pair) != 2
-            or not all(is_whole(n) and factor <= n <= LARGEST for n in pair)):
-        raise ValueError(f"size must be pixels of the shorter side, or (height, width), from {factor} to {LARGEST}, "
-                         f"not {size!r}")
+            or not all(is_whole(n) and factor <= n <= LARGEST_SIDE for n in pair)):
+        raise ValueError("size must be pixels of the shorter side, or (height, width), from "
+                         f"{factor} to {LARGEST_SIDE}, not {size!r}")
     image = to_rgb(image)
     scale = max(pair[0] / image.height, pair[1] / image.width)
     if is_whole(size):
         pair = round(scale * image.height), round(scale * image.width)
     height, width = (n // factor * factor for n in pair)
-    if max(height, width) > LARGEST:
+    if max(height, width) > LARGEST_SIDE:
         raise ValueError(f"a picture of {image.width} × {image.height} becomes {width} × {height} pixels, more than "
-                         f"{LARGEST} a side")
+                         f"{LARGEST_SIDE} a side")
     return ImageOps.fit(image, (width, height), resample)
 
 

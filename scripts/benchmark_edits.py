@@ -26,7 +26,7 @@ from tqdm import tqdm
 import p2p_min as p2p
 from p2p_min.editing import decode
 from p2p_min.inversion import METHODS
-from p2p_min.options import Parser
+from p2p_min.cli.options import Parser
 from p2p_min.pictures import to_tensor
 
 sys.path += [str(Path(__file__).parent / name) for name in ("edits", "toy")]

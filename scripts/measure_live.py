@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 
 import p2p_min as p2p
-from p2p_min.explorer.live import Session
-from p2p_min.explorer.server import Server
+from p2p_min.maps.live import Session
+from p2p_min.maps.server import Server
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "maps"))
 from browser import Page  # noqa: E402
 
 SHOWN = dict(source="a red car in the snow", target="a red boat in the snow")

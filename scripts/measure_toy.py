@@ -66,11 +66,11 @@ class Rows:
     edits: list
 
     def active(self, height, width, t):
-        return any(each and attention.wants(each[1], (height, width), t) for each in self.edits)
+        return any(each and attention.is_active(each[1], (height, width), t) for each in self.edits)
 
     def __call__(self, M, M_star, t):
         rows = torch.cat([M[None], M_star])
-        return torch.stack([row if each is None else attention.apply(each[1], rows[each[0]], row[None], t)[0]
+        return torch.stack([row if each is None else attention.edited_map(each[1], rows[each[0]], row[None], t)[0]
                             for row, each in zip(rows, self.edits)])[1:]
 
 
@@ -160,7 +160,7 @@ def maps(model, options):
             z = alpha ** 0.5 * latents[i:i + 1] + (1 - alpha) ** 0.5 * noise(model, [i]).to(model.device)
             prompt = world.caption(scene)
             recorder = p2p.Recorder(model.tokenizer, [prompt])
-            model.unet(z, timestep, encode(model, [prompt]), recorder(), t=timestep / 1000)
+            model.unet(z, timestep, encode(model, [prompt]), t=timestep / 1000, looks=[recorder.look])
             of_word = recorder.maps(scene.things[0].kind, size=(cells, cells))
             hits.append(masks[i, of_word.argmax()].item())
         found[f"peak inside the object, timestep {timestep}"] = share(hits)
@@ -179,7 +179,7 @@ def averaged_maps(model, options):
         prompt, kind = world.caption(scene), scene.things[0].kind
         inversion = p2p.invert(model, picture, prompt, steps=options.steps)
         recorder = p2p.Recorder(model.tokenizer, [prompt])
-        p2p.prompt_to_prompt(model, [prompt], recorder(), inversion=inversion, steps=options.steps)
+        p2p.prompt_to_prompt(model, [prompt], None, recorder=recorder, inversion=inversion, steps=options.steps)
         mask = (F.avg_pool2d(torch.from_numpy(of["object 0"])[None, None], f)[0, 0] > 0.25).numpy()
         other = rng.choice([word for word in recorder.words() if word not in kind])
         for word, found in ((kind, hits), (other, others)):

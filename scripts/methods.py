@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import p2p_min as p2p
-from p2p_min.align import find
+from p2p_min.align import tokens_of
 from p2p_min.ddim import timesteps
 from p2p_min.networks.text import encode
 from p2p_min.pictures import sheet
@@ -107,7 +107,7 @@ def paint_with_words(model, prompt, painted, steps, weight=0.1):
     """
     A = torch.zeros(1, model.tokenizer.model_max_length, *next(iter(painted.values())).shape, device=model.device)
     for word, mask in painted.items():
-        A[:, find(model.tokenizer, prompt, word)] = mask.to(A)
+        A[:, tokens_of(model.tokenizer, prompt, word)] = mask.to(A)
     alphas = model.schedule.alphas_cumprod[timesteps(model.schedule, steps)]
     sigmas = ((1 - alphas) / alphas).sqrt().tolist()
 
@@ -142,7 +142,7 @@ def attend_and_excite(model, prompt, words, steps, alpha=20.0, until=0.5, side=1
     returns  a `blend`: it moves the targets' z for the step that comes next
     """
     times, context = timesteps(model.schedule, steps), encode(model, [prompt])
-    tokens = [find(model.tokenizer, prompt, word) for word in words]
+    tokens = [tokens_of(model.tokenizer, prompt, word) for word in words]
     line = torch.tensor([math.exp(-2), 1, math.exp(-2)], device=model.device)          # a Gaussian of sigma 0.5
     kernel = (line[:, None] * line / line.sum() ** 2)[None, None]
 
@@ -172,7 +172,7 @@ def try_attend_and_excite(model, judge, seeds, steps=20):
     excite = attend_and_excite(model, prompt, ["house", "castle"], steps)
     for name, blend in (("without", None), ("excited", excite)):
         recorder = p2p.Recorder(model.tokenizer, prompts)
-        rows[name] = sample(model, prompts, recorder(), steps=steps, latents=z, blend=blend)[1:]
+        rows[name] = sample(model, prompts, None, recorder=recorder, steps=steps, latents=z, blend=blend)[1:]
         maxima[name] = float(np.mean([recorder.maps("castle", 1 + i).max() for i in range(len(seeds))]))
     house, castle = (read(judge, rows, kind) for kind in ("house", "castle"))
     return rows, {name: dict(castle=int(castle[name].there.sum()), maximum=maxima[name],

@@ -1,4 +1,4 @@
-"""The rooms of DESIGN.md: who may know whom; and edits are arguments, not hooks."""
+"""Which room may know which; how large they may be; and edits are arguments, not hooks."""
 import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -8,15 +8,18 @@ import pytest
 import p2p_min
 
 PACKAGE = Path(p2p_min.__file__).parent
-PAPER = dict(files=0, pictures=0, ddim=0, attention=0, align=0, watching=1, edits=2, blend=2, inversion=2, arguments=3,
-             editing=4)   # floors
-ROOMS = {"networks", "checkpoints", "explorer"}
-FACE = {"__init__", "__main__", "options", "running"}
+# What holds the paper, from the bottom up: a file knows only those that stand on a lower floor.
+PAPER = dict(pictures=0, ddim=0, attention=0, align=0, edits=1, blend=1, inversion=1, editing=2)
+FLOOR = {"checks", "files"}                                # they know nothing of p2p_min
+MAY_KNOW = dict(
+    networks={"networks", "attention", "checks"}, checkpoints={"checkpoints", "networks", "ddim", "checks"},
+    maps=PAPER.keys() | {"maps", "networks", "checks"}, **{name: PAPER.keys() | FLOOR | {"networks"} for name in PAPER})
+FACE = {"__init__", "__main__", "cli"}                     # they know everything; nothing but them knows them
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def room(module):
-    """"networks", "checkpoints" or "explorer"; of a file at the top its own name."""
+    """The folder of a file; of a file at the top its own name."""
     return module.split(".")[0]
 
 
@@ -42,24 +45,19 @@ def known(module):
 
 
 def test_the_rooms_hold_what_they_should():
-    """The paper at the top, three rooms beside it, and nothing else."""
-    assert {room(module) for module in FILES} == PAPER.keys() | ROOMS | FACE
+    """The paper at the top, the rooms beside it, and nothing else."""
+    assert {room(module) for module in FILES} == MAY_KNOW.keys() | FLOOR | FACE
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_a_file_knows_only_what_its_room_may_know(module):
-    """The paper knows the networks and what stands below, the networks the softmax alone; checkpoints and explorer are
-    known to the face alone.
-    """
+    """And the command line's options know only what needs no torch, so that --help is there at once."""
     for other in known(module):
-        if room(module) in FACE:
-            allowed = PAPER.keys() | ROOMS | FACE
-        elif room(module) in PAPER:
-            allowed = PAPER.keys() | {"networks"}
-        else:
-            allowed = {room(module)} | dict(networks={"attention"}, checkpoints={"networks", "ddim"},
-                                            explorer=PAPER.keys() | {"networks"})[room(module)]
-        assert room(other) in allowed, f"{module} imports {other}"
+        if module == "cli.options":
+            assert other in ("checks", "files"), f"{module} imports {other}"
+        elif room(module) not in FACE:
+            allowed = () if module in FLOOR else MAY_KNOW[room(module)]
+            assert room(other) in allowed, f"{module} imports {other}"
         if module in PAPER and other in PAPER:
             assert PAPER[other] < PAPER[module], f"{module} imports {other}, which does not stand below it"
 
@@ -87,7 +85,7 @@ def test_nothing_is_registered_on_the_networks(module):
 def test_the_test_sees_imports():
     """Of every kind: it would be no test if it found none."""
     assert {"attention", "networks.layers", "networks.config"} <= set(known("networks.unet"))
-    assert {"checkpoints.names", "networks.unet"} <= set(known("checkpoints.filling"))
-    assert {"__init__", "pictures"} <= set(known("running")) and "checkpoints.__init__" in known("__init__")
+    assert {"checkpoints.names", "networks.unet"} <= set(known("checkpoints.tensors"))
+    assert {"__init__", "pictures"} <= set(known("cli.run")) and "checkpoints.__init__" in known("__init__")
     assert set(imports("editing", "from . import ddim, checkpoints")) == {"p2p_min.ddim", "p2p_min"}
-    assert set(imports("networks.unet", "from .. import attention, explorer")) == {"p2p_min.attention", "p2p_min"}
+    assert set(imports("networks.unet", "from .. import attention, maps")) == {"p2p_min.attention", "p2p_min"}

@@ -4,7 +4,7 @@ import re
 from ..ddim import Schedule
 from ..networks.config import FLAG, read_config
 from . import names
-from .filling import (
+from .tensors import (
     PARTS,
     default_dtype,
     describe,

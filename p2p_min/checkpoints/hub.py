@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 
 from . import names
-from .filling import read_index
+from .tensors import read_index
 
 TOY = "weights/toy"                            # inside an installed package, or beside it in a clone
 FOLDERS = (*names.STEMS, "tokenizer", "tokenizer_2", "scheduler")

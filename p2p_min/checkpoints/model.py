@@ -5,14 +5,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..ddim import SPACINGS, Schedule
-from ..networks.config import is_whole
+from ..checks import PREDICTIONS, SPACINGS, is_whole
+from ..ddim import Schedule
 from ..networks.unet import UNet
 from ..networks.vae import VAE
 from . import names
 from .folder import load_folder
 from .hub import find
-from .recognise import PREDICTIONS
 from .single_file import load_file, load_vae
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -5,9 +5,9 @@ from ..ddim import Schedule
 from ..networks.config import read_config
 from ..networks.vae import SCALE
 from . import names
-from .filling import PARTS, default_dtype, describe, fill, in_one_line, open_file, part_dtype, read_json
+from .detect import SCHEDULER, recognise, recognise_vae, scaling_factor
 from .folder import load_part
-from .recognise import SCHEDULER, recognise, recognise_vae, scaling_factor
+from .tensors import PARTS, default_dtype, describe, fill, in_one_line, open_file, part_dtype, read_json
 from .tokenizers import choose_tokenizer, find_tokenizer, fit_tokenizer
 
 

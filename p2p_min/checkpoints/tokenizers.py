@@ -7,8 +7,8 @@ from tokenizers import Tokenizer
 from transformers import CLIPTokenizerFast
 
 from ..networks.config import TEXT, listed, read_config, whole
-from .filling import in_one_line, read_json
 from .names import some
+from .tensors import in_one_line, read_json
 
 CLIP_TOKENIZERS = (("openai/clip-vit-large-patch14", ""), ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer/"),
                    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer/"))

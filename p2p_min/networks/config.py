@@ -1,39 +1,9 @@
-"""A checkpoint's config as a checked dict of the values that the code uses; what counts as a number; and choices.
-
-The command line reads its arguments with these before torch is imported.
-"""
+"""A checkpoint's config as a checked dict of the values that the code uses."""
 import math
-from numbers import Integral, Real
 from typing import Callable, NamedTuple
 
-LARGEST_NUMBER = 3.4028234663852886e38         # in float32
-
-SPACINGS = ("leading", "trailing", "linspace")             # of the timesteps
-PREDICTIONS = ("epsilon", "v_prediction")                  # of the UNet
-METHODS = ("ddim", "null-text", "negative-prompt", "direct")           # of inversion
-
-
-def is_number(x):
-    """Whether x is a finite number in float32, with which everything is computed."""
-    try:
-        return isinstance(x, Real) and not isinstance(x, bool) and abs(float(x)) <= LARGEST_NUMBER
-    except OverflowError:                      # not even a Python float
-        return False
-
-
-def is_whole(x):
-    return isinstance(x, Integral) and not isinstance(x, bool)
-
-
-def window(steps):
-    """(a, b), the part of the schedule in which an edit acts, counted from pure noise: 0.8 means (0, 0.8).
-
-    Raises ValueError unless 0 <= a <= b <= 1.
-    """
-    pair = tuple(steps) if isinstance(steps, (tuple, list)) else (0.0, steps)
-    if len(pair) != 2 or not all(map(is_number, pair)) or not 0 <= pair[0] <= pair[1] <= 1:
-        raise ValueError(f"steps must be a fraction of the schedule from 0 to 1, or a window (from, to), not {steps!r}")
-    return float(pair[0]), float(pair[1])
+from ..checks import is_number, is_whole
+from ..checks import shorten as short
 
 
 class Kind(NamedTuple):
@@ -97,11 +67,6 @@ def read_config(config, what, used, fixed=None, ignored=None):
         elif ignored is not None and key not in ignored:
             raise ValueError(f"{said}, which p2p_min does not know")
     return {key: default if config.get(key) is None else config[key] for key, (default, _) in used.items()}
-
-
-def short(text):
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def per_block(value, blocks, what):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from ..checks import must
 from .config import number, one_of, read_config, whole
 
 TOKEN, WIDTH, COUNT = whole(0, 10 ** 6), whole(1, 2 ** 14), whole(1, 128)
@@ -25,6 +26,14 @@ class Context(NamedTuple):
 
     def expand(self, rows):
         return Context(*(None if part is None else part.expand(rows, *part.shape[1:]) for part in self))
+
+    def like(self, other):
+        """`other`, a user's Context or its states, in the dtype of this one. Raises ValueError for other shapes."""
+        other = Context(other) if isinstance(other, torch.Tensor) else other
+        ours, theirs = ([tuple(getattr(part, "shape", ())) for part in each] if isinstance(each, Context) else
+                        type(each).__name__ for each in (self, other))
+        must(ours == theirs, "context", f"a Context as networks.text.encode makes it, of shapes {ours}", theirs)
+        return Context(*(None if part is None else part.to(mine) for part, mine in zip(other, self)))
 
     def join(self, other):
         """The rows of both, these first."""

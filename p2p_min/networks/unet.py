@@ -245,7 +245,7 @@ class UNet(nn.Module):
             if isinstance(module, Attention):
                 module.name = name                         # to find its edit in {prefix: edit}
 
-    def forward(self, z, timestep, context, cross_edit=None, self_edit=None, t=None, rows=None):
+    def forward(self, z, timestep, context, cross_edit=None, self_edit=None, t=None, rows=None, looks=()):
         """One prediction for every row.
 
         z           (all rows, 4, height, width)   latents; with edits, row 0 is the source, the next ones are targets
@@ -253,13 +253,15 @@ class UNet(nn.Module):
         context     (all rows, keys, width)        the text's states; or a `text.Context`, as SDXL needs
         cross_edit, self_edit                      an Edit (see attention.py), or {module-name prefix: Edit}
         t           float in (0, 1]                the time that is passed to the edits
-        rows        how many of the first rows the edits see; the others are not edited. None: all
+        rows        how many of the first rows the edits and looks see; the others are not edited. None: all
+        looks       functions (M, M_star, M_hat, t), or {module-name prefix: function}, that see the cross-attention
         returns     (all rows, 4, height, width)
         Raises ValueError for a prefix that matches no attention layer.
         """
-        self.check_prefixes(cross_edit, "cross")
+        for edit in (cross_edit, *looks):
+            self.check_prefixes(edit, "cross")
         self.check_prefixes(self_edit, "self")
-        edits = Edits(cross_edit, self_edit, t, rows)
+        edits = Edits(cross_edit, self_edit, t, rows, looks)
         context, pooled, sizes = context if isinstance(context, tuple) else (context, None, None)
         time = torch.as_tensor(timestep, device=z.device).expand(z.shape[0])
         time = self.time_embedding(time_features(time, self.conv_in.out_channels).to(z.dtype))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from p2p_min.pictures import fit, read
+from p2p_min.pictures import fit, read_picture
 
 KINDS = ("random", "change object", "add object", "delete object", "change content", "change pose", "change colour",
          "change material", "change background", "change style")
@@ -37,7 +37,7 @@ class Annotated:
 
     def pictures(self, size, factor):
         """The source, no right answer, and what may change, a (height, width) array of truths."""
-        source = read(self.path)
+        source = read_picture(self.path)
         mask = Image.fromarray(decode(self.runs, source.height, source.width).astype(np.uint8) * 255)
         mask = fit(mask, size, factor, Image.Resampling.NEAREST)
         return fit(source, size, factor), None, np.asarray(mask)[..., 0] > 0

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 import p2p_min as p2p
-from p2p_min.align import find
+from p2p_min.align import tokens_of
 
 PUBLISHED = dict(steps=50, guidance=7.5, seed=1234, align="refine", cross=0.4, self=0.6, blend="words", factor=2.0,
                  reweight=0.4)                 # in the published code, factors act where maps are injected only
@@ -51,7 +51,7 @@ def arguments(tokenizer, item, mask, settings):
     for i, (prompt, word) in enumerate(zip(prompts, item.words)):
         try:
             if word is not None:
-                find(tokenizer, prompt, word)
+                tokens_of(tokenizer, prompt, word)
         except ValueError:
             there[i] = None
             skipped.append(f"{word!r} is not in {prompt!r}")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from p2p_min.pictures import read
+from p2p_min.pictures import read_picture
 
 SECONDS = 10                                   # a file of a few pixels must not take longer
 PIXELS = 1_000_000                             # more need time and memory, in which a header may lie
@@ -136,7 +136,7 @@ def outcome(path, whole):
     before, start = signal.signal(signal.SIGALRM, stop), time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        picture = read(path)
+        picture = read_picture(path)
         told = "read" if picture.mode == "RGB" else f"a picture of mode {picture.mode}"
         if whole is not None and picture.tobytes() != whole.tobytes():
             told = "a part of the picture, read as the whole"
@@ -163,7 +163,7 @@ def attempt(tries, seed, folder):
             files, whole = whole_files(random.Random(seed)), {}
             for kind, data in files.items():
                 path.write_bytes(data)
-                whole[kind] = read(path)
+                whole[kind] = read_picture(path)
             for n in range(tries):
                 rng = random.Random(f"{seed} {n}")
                 kind, damage = rng.choice(list(files)), rng.choice(DAMAGES)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import p2p_min as p2p
-from p2p_min.align import units
+from p2p_min.align import pieces
 from p2p_min.ddim import timesteps
 from p2p_min.lessons import checks_1 as check
 from p2p_min.lessons.figures import matrix, show
@@ -41,7 +41,7 @@ show("1_picture", [result.images[0]], [P], side=256)
 # 77. Here every word is one token. A long or rare word has several.
 
 # %%
-tokens = {unit.text: unit.tokens for unit in units(model.tokenizer, P)}
+tokens = {unit.text: unit.tokens for unit in pieces(model.tokenizer, P)}
 last = max(max(at) for at in tokens.values())
 print("token  0      start")
 for word, at in tokens.items():
@@ -273,7 +273,7 @@ def maps_of(P, seed):
         return M_star
     image = p2p.prompt_to_prompt(model, [P], look, steps=STEPS, guidance=5.0, seed=seed).images[0]
     M = torch.stack(seen).mean(0)
-    return image, {unit.text: M[..., unit.tokens].sum(-1) for unit in units(model.tokenizer, P)}
+    return image, {unit.text: M[..., unit.tokens].sum(-1) for unit in pieces(model.tokenizer, P)}
 
 
 def is_red(image):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import p2p_min as p2p
-from p2p_min.align import find
+from p2p_min.align import tokens_of
 from p2p_min.lessons import checks_3 as check
 from p2p_min.lessons.figures import matrix, overlap, show, tokens
 
@@ -92,7 +92,7 @@ assert ours > own + 0.1
 # the source. We compare with the full swap above.
 
 # %%
-castle = find(model.tokenizer, P_star, "castle")                   # its tokens: [3], 0 is the start
+castle = tokens_of(model.tokenizer, P_star, "castle")                   # its tokens: [3], 0 is the start
 totals = []                                                        # what each pixel shares out
 
 
@@ -173,7 +173,7 @@ swapped = ["a big red bicycle", "a big red car"]
 A = p2p.replace(model.tokenizer, swapped).A[0]
 rows, columns = (tokens(model.tokenizer, prompt) for prompt in swapped)
 matrix("3_A_swap", A[:len(rows), :len(columns)], rows, columns, cell=44)
-car, bicycle = (find(model.tokenizer, prompt, word)
+car, bicycle = (tokens_of(model.tokenizer, prompt, word)
                 for prompt, word in zip(swapped[::-1], ("car", "bicycle")))
 assert len(bicycle) == 2 and len(car) == 1 and A[bicycle, car[0]].tolist() == [1, 1]
 
@@ -275,7 +275,7 @@ check.my_reweight(my_reweight)
 
 # %%
 P, factors = "a fluffy red ball", [-2.0, -1.0, 0.0, 1.0, 2.0]
-fluffy, = find(model.tokenizer, P, "fluffy")
+fluffy, = tokens_of(model.tokenizer, P, "fluffy")
 
 
 def reweight(M, M_star, t):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import p2p_min as p2p
-from p2p_min.align import find
+from p2p_min.align import tokens_of
 from p2p_min.lessons import checks_4 as check
 from p2p_min.lessons.figures import overlap, show
 
@@ -171,8 +171,8 @@ def watched(M, M_star, t):
     return inject(0, 0.8)(M, M_star, t)
 
 
-colour, = find(model.tokenizer, P_star, "blue")                    # where "red" is in the source
-cat, = find(model.tokenizer, P_star, "cat")
+colour, = tokens_of(model.tokenizer, P_star, "blue")                    # where "red" is in the source
+cat, = tokens_of(model.tokenizer, P_star, "cat")
 groups = {"start token": [0], "“red” for “blue”": [colour], "“cat”": [cat],
           "end and padding": list(range(cat + 1, 77))}
 edits = {name: only_columns(columns) for name, columns in groups.items()} | {"all": watched}
@@ -329,7 +329,7 @@ def watching(edit, seen):
 
 
 def mask_of(seen, prompts, words, pool=3):
-    columns = [find(model.tokenizer, *pair) for pair in zip(prompts, words)]
+    columns = [tokens_of(model.tokenizer, *pair) for pair in zip(prompts, words)]
     maps = torch.stack([each[..., tokens].sum(-1)
                         for each, tokens in zip(torch.stack(seen).mean(0), columns)])
     maps = torch.nn.functional.max_pool2d(maps, pool, stride=1, padding=pool // 2)

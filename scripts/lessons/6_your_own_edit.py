@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import p2p_min as p2p
-from p2p_min.align import find
+from p2p_min.align import tokens_of
 from p2p_min.attention import attend
 from p2p_min.lessons import checks_6 as check
 from p2p_min.lessons.figures import overlap, show
@@ -140,7 +140,7 @@ assert M_hat[0, 0, 10:13, 7:10, 3].min() == 1 and M_hat.sum() == M.sum()
 # %%
 RED, YELLOW = (210, 30, 40), (235, 205, 50)
 P = "a red ball on the grass"
-end, ball = len(model.tokenizer(P).input_ids) - 1, find(model.tokenizer, P, "ball")[0]
+end, ball = len(model.tokenizer(P).input_ids) - 1, tokens_of(model.tokenizer, P, "ball")[0]
 
 
 def generate(P, edits, seed, P_star=None, until=0.8):
@@ -204,7 +204,7 @@ if check.mirror(mirror):
 
 # %%
 P = "a red castle and a yellow flower"
-red, castle, yellow, flower = (find(model.tokenizer, P, word)[0]
+red, castle, yellow, flower = (tokens_of(model.tokenizer, P, word)[0]
                                for word in ("red", "castle", "yellow", "flower"))
 nouns, colours = {castle: flower, flower: castle}, {red: yellow, yellow: red}
 

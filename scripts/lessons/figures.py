@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from p2p_min.explorer.sheets import colours
+from p2p_min.maps.sheet import colours
 from p2p_min.pictures import sheet
 
 FOLDER = Path(os.environ.get("LESSON_FIGURES", "build/lessons"))

@@ -1,0 +1,103 @@
+"""What is a number, a window, a choice; and the checks of a run. The command line uses these without torch."""
+from numbers import Integral, Real
+
+LARGEST_NUMBER = 3.4028234663852886e38         # in float32
+LARGEST_SIDE = 4096                            # pixels: beyond that, attention takes days or memory runs out
+
+SPACINGS = ("leading", "trailing", "linspace")             # of the timesteps
+PREDICTIONS = ("epsilon", "v_prediction")                  # of the UNet
+METHODS = ("ddim", "null-text", "negative-prompt", "direct")           # of inversion
+
+
+def must(ok, name, be, got):
+    """Raises ValueError, "`name` must be `be`, not `got`", unless it is ok."""
+    if not ok:
+        got = f"{got.dtype} of {tuple(got.shape)}" if hasattr(got, "dtype") else shorten(repr(got))
+        raise ValueError(f"{name} must be {be}, not {got}")
+
+
+def shorten(text):
+    """At most 100 characters of a text from a file or a user, all of them printable."""
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def is_number(x):
+    """Whether x is a finite number in float32, with which everything is computed."""
+    try:
+        return isinstance(x, Real) and not isinstance(x, bool) and abs(float(x)) <= LARGEST_NUMBER
+    except OverflowError:                      # not even a Python float
+        return False
+
+
+def is_whole(x):
+    return isinstance(x, Integral) and not isinstance(x, bool)
+
+
+def window(steps):
+    """(a, b), the part of the schedule in which an edit acts, counted from pure noise: 0.8 means (0, 0.8).
+
+    Raises ValueError unless 0 <= a <= b <= 1.
+    """
+    pair = tuple(steps) if isinstance(steps, (tuple, list)) else (0.0, steps)
+    must(len(pair) == 2 and all(map(is_number, pair)) and 0 <= pair[0] <= pair[1] <= 1,
+         "steps", "a fraction of the schedule from 0 to 1, or a window (from, to)", steps)
+    return float(pair[0]), float(pair[1])
+
+
+def check_prompts(prompts, targets=0):
+    """Raises ValueError unless prompts are a list of texts with a source and at least so many targets."""
+    must(isinstance(prompts, (list, tuple)) and len(prompts) > targets, "prompts",
+         "a list of texts, the source first" + ", then at least one target" * (targets > 0), prompts)
+
+
+def check_functions(guidance, **functions):
+    """Raises ValueError for arguments of a run that must be functions, or {prefix: function}, and are not."""
+    must(is_number(guidance) or callable(guidance), "guidance",
+         "a finite number in float32, or a function (eps_c, eps_u, t) -> eps", guidance)
+    for name, argument in functions.items():
+        method = dict(blend="begin", recorder="look").get(name, "attend")
+        for each in argument.values() if isinstance(argument, dict) else [argument]:
+            hint = "; give the recorder as recorder=" * (hasattr(each, "look") and name != "recorder")
+            fits = each is None or hasattr(each, method) or name != "recorder" and callable(each)
+            must(fits, name, ("a Recorder" if name == "recorder" else "a function") + hint, each)
+
+
+def check_inversion(inversion, source, steps, guidance, negative, latents):
+    """Raises ValueError if the arguments of a run do not match its inversion."""
+    must(hasattr(inversion, "unconditional"), "inversion", "what invert returns, or a Result", inversion)
+    must(source == inversion.prompt, "the first prompt", f"the inversion's, {inversion.prompt!r}", source)
+    must(steps == inversion.steps, "steps", f"the inversion's, {inversion.steps}", steps)
+    if latents is not None:
+        raise ValueError("give latents or an inversion, not both: an inversion has its own")
+    if inversion.unconditional is not None and negative:
+        raise ValueError(f"{inversion.method} has its own unconditional embeddings; leave the negative prompt empty")
+    must(inversion.method != "null-text" or guidance == inversion.guidance, "guidance",
+         f"that of the null-text inversion, {inversion.guidance:g}", guidance)
+
+
+def latent_size(model, prompts, seed, height, width, latents):
+    """[height/f, width/f] of a run. Raises ValueError if its seed, size or latents are invalid."""
+    channels, f = model.unet.config["in_channels"], model.vae.factor
+    if latents is None:
+        must(is_whole(seed) and 0 <= seed < 2 ** 63, "seed", "a whole number from 0 to 2^63 - 1", seed)
+        return [side(model, name, value) // f for name, value in (("height", height), ("width", width))]
+    must(hasattr(latents, "isfinite") and latents.ndim == 4 and latents.numel()
+         and latents.shape[0] in (1, prompts) and latents.shape[1] == channels and latents.float().isfinite().all(),
+         "latents", f"a tensor of finite numbers, (1 or {prompts}, {channels}, height/{f}, width/{f})", latents)
+    size = list(latents.shape[-2:])
+    for name, value, cells in (("height", height, size[0]), ("width", width, size[1])):
+        must(value in (None, cells * f), name, f"{cells * f}, as the given latents make it", value)
+    return size
+
+
+def side(model, name, value):
+    """The height or the width of the pictures: as given, or the model's own."""
+    f = model.vae.factor
+    if value is None:
+        if model.size is None:
+            raise ValueError(f"this model has no size of its own; give {name} in pixels, a multiple of {f}")
+        value = model.size[("height", "width").index(name)]
+    must(is_whole(value) and f <= value <= LARGEST_SIDE and value % f == 0,
+         name, f"a multiple of {f} pixels, from {f} to {LARGEST_SIDE}", value)
+    return value

@@ -1,0 +1,84 @@
+"""The lessons: each runs as a script, on few steps, from any folder; and its notebook says the same and was run."""
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+FOLDER = Path(__file__).parents[2] / "scripts" / "lessons"
+LESSONS = sorted(FOLDER.glob("[0-9]_*.py"))
+sys.path.append(str(FOLDER.parent))
+from make_notebooks import LARGEST, cells_of  # noqa: E402
+
+each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+
+
+@each_lesson
+def test_a_lesson_runs_and_draws(lesson, tmp_path, monkeypatch):
+    """Its own asserts hold at few steps, where another dtype is the default than in its notebook; each figure is a
+    picture.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LESSON_STEPS", "5")
+    from p2p_min.lessons import figures
+    monkeypatch.setattr(figures, "FOLDER", tmp_path / "figures")
+    torch.set_default_dtype(torch.float64)
+    try:
+        runpy.run_path(str(lesson), run_name="__main__")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    pictures = sorted(tmp_path.glob("figures/*.png"))
+    assert len(pictures) >= 2
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 64 and max(picture.size) < 2000, f"{path.name} is {picture.size}"
+
+
+@each_lesson
+def test_a_lesson_fits_a_projector(lesson):
+    """The first cell is prose with the title, prose is all comments, and no code has more than 100 characters."""
+    text = lesson.read_text(encoding="utf-8")
+    cells = re.split(r"^# %%", text, flags=re.M)
+    assert cells[0] == "" and cells[1].startswith(f" [markdown]\n# # {lesson.name[0]}. ")
+    for cell in cells[1:]:
+        first, *lines = cell.rstrip().split("\n")
+        assert first in ("", " [markdown]"), f"no kind of cell: {first!r}"
+        assert first == "" or all(line.startswith("#") for line in lines), f"code among prose: {lines[0]!r}"
+    assert any("assert" in cell for cell in cells), "a lesson checks what it says"
+    code = [line for cell in cells[1:] if not cell.startswith(" [markdown]") for line in cell.splitlines()]
+    assert max(map(len, code)) <= 100
+
+
+@each_lesson
+def test_a_notebook_is_its_lesson_run(lesson):
+    """The same cells, all run in their order, without an error or a warning; figures are in it; at most 1 MiB."""
+    path = lesson.with_suffix(".ipynb")
+    assert path.stat().st_size <= LARGEST
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert [(cell["cell_type"], "".join(cell["source"])) for cell in cells] == cells_of(lesson), (
+        "run scripts/make_notebooks.py")
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    shown = [output for output in outputs if "image/jpeg" in output.get("data", {})]
+    drawn = re.findall(r"(?m)^(?:show|matrix|curves)\(\"", lesson.read_text(encoding="utf-8"))
+    assert len(shown) >= max(2, len(drawn))
+
+
+def test_the_notebooks_can_be_copied_and_answers_are_left_alone(tmp_path):
+    """python -m p2p_min.lessons"""
+    copy = [sys.executable, "-m", "p2p_min.lessons", str(tmp_path / "here")]
+    subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path, env=os.environ, timeout=300)
+    names = sorted(path.name for path in (tmp_path / "here").iterdir())
+    assert names == [lesson.with_suffix(".ipynb").name for lesson in LESSONS]
+    mine = tmp_path / "here" / names[0]
+    mine.write_text("my answers")
+    subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path, timeout=300)
+    assert mine.read_text() == "my answers"

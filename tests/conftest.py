@@ -41,6 +41,15 @@ SCHEDULER = dict(
     beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False, clip_sample=False, skip_prk_steps=True)
 
 
+def refuses(call, *words, error=(ValueError, FileNotFoundError)):
+    """What cannot be done is an error of one line, which says these words."""
+    with pytest.raises(error) as raised:
+        call()
+    message = str(raised.value)
+    assert "\n" not in message and message.strip() == message and all(word in message for word in words), message
+    return message
+
+
 def build_tokenizer():
     """CLIP's BPE with merges that build exactly the pieces of WORDS, from left to right."""
     letters = sorted(ByteLevel.alphabet())

@@ -1,7 +1,8 @@
-"""What the READMEs show in Python runs: all blocks of a file in one namespace, few steps, in a folder of their own."""
+"""What the READMEs say is so: their Python runs, their commands fit, their names and links exist."""
 import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,38 +10,57 @@ import pytest
 from PIL import Image
 
 import p2p_min as p2p
+from p2p_min.cli.options import arguments
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = {str(path.relative_to(ROOT)): re.findall(r"(?ms)^```python\n(.*?)^```", path.read_text(encoding="utf-8"))
-          for path in [ROOT / "README.md", *sorted((ROOT / "scripts").glob("**/README.md"))]}
+FRONT, INSIDE, WEIGHTS = "README.md", "p2p_min/README.md", "weights/README.md"
+TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+         for path in [ROOT / FRONT, ROOT / INSIDE, ROOT / WEIGHTS, *sorted((ROOT / "scripts").glob("**/README.md"))]}
+
+
+def test_the_front_page_is_short():
+    assert len(TEXTS[FRONT].splitlines()) <= 170
+
+
+# ---- Python ----------------------------------------------------------------------------------------------------------
+
+BLOCKS = {name: re.findall(r"(?ms)^```python\n(.*?)^```", text) for name, text in TEXTS.items()}
 
 
 @pytest.mark.parametrize("name", [name for name, blocks in BLOCKS.items() if blocks])
 def test_the_python_of_a_readme_runs(name, tmp_path, monkeypatch):
-    """`...` stands for what was said before; pictures that a block reads are given to it."""
+    """All blocks of a file in one namespace, with two steps, in a folder of their own, where the picture is that they
+    read."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").symlink_to(ROOT / "weights")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("car-0.png")
     for function in ("prompt_to_prompt", "invert"):
         full = getattr(p2p, function)
         monkeypatch.setattr(p2p, function, lambda *args, full=full, **kwargs: full(*args, **{**kwargs, "steps": 2}))
-    namespace = {"other_edit": None}
+    namespace = {}
     for block in BLOCKS[name]:
-        block = block.replace("[..., ", '["a red car on the beach", ')
         exec(compile(block, name, "exec"), namespace)
-    assert BLOCKS[name]
 
 
-def test_the_words_of_the_small_model_are_listed():
-    """In the README, under the first command: all that the model knows."""
-    table = (ROOT / "README.md").read_text(encoding="utf-8").split("| objects |")[1].split("\n\n")[0]
-    config = json.loads((ROOT / "weights" / "toy" / "tokenizer" / "tokenizer_config.json").read_text())
-    assert not set(config["known_words"]) - set(re.findall(r"\w+", table)) - {"a", "an"}
+def test_the_front_page_shows_a_method_as_it_stands():
+    shown = next(block[block.index("def masactrl"):] for block in BLOCKS[FRONT] if "def masactrl" in block)
+    assert shown in (ROOT / "scripts" / "methods.py").read_text(encoding="utf-8")
 
 
-NAMED = [(module, name) for module, names in re.findall(
-    r"`([\w/]+)\.py`: ((?:`\w+`(?:, )?)+)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    for name in re.findall(r"\w+", names)]
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+COMMANDS = {command for text in TEXTS.values() for command in re.findall(r"python -m p2p_min (\"[^`\n]+)", text)}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_the_command_line_takes_the_commands(command):
+    assert arguments().parse_args(shlex.split(command)).source.startswith("a ")
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+NAMED = [(module, name) for module, names in re.findall(r"`([\w/]+)\.py`: ((?:`\w+`(?:, )?)+)", TEXTS[INSIDE])
+         for name in re.findall(r"\w+", names)]
 
 
 @pytest.mark.parametrize("module, name", NAMED, ids="-".join)
@@ -49,4 +69,42 @@ def test_what_the_paper_table_names_is_there(module, name):
 
 
 def test_the_paper_table_is_read():
-    assert ("attention", "attend") in NAMED and len(NAMED) > 15
+    assert ("attention", "attend") in NAMED and len(NAMED) > 15 and len(COMMANDS) > 5
+
+
+@pytest.mark.parametrize("name", [FRONT, INSIDE])
+def test_the_tree_of_the_package_is_the_package(name):
+    """Its files and rooms; the front page leaves the smaller ones out."""
+    tree = TEXTS[name].split("\np2p_min/\n")[1].split("```")[0]
+    shown = {line.split()[0].rstrip("/") for line in tree.splitlines()}
+    there = {path.name for path in (ROOT / "p2p_min").iterdir()
+             if path.suffix == ".py" or (path / "__init__.py").exists()}
+    small = {"__init__.py"} if name == INSIDE else {"__init__.py", "__main__.py", "checks.py", "files.py", "pictures.py"}
+    assert shown <= there <= shown | small
+
+
+def test_the_words_of_the_small_model_are_listed():
+    """All that the model knows."""
+    table = TEXTS[WEIGHTS].split("| objects |")[1].split("\n\n")[0]
+    config = json.loads((ROOT / "weights" / "toy" / "tokenizer" / "tokenizer_config.json").read_text())
+    assert not set(config["known_words"]) - set(re.findall(r"\w+", table)) - {"a", "an"}
+
+
+# ---- links -----------------------------------------------------------------------------------------------------------
+
+LINKS = [(name, link) for name, text in TEXTS.items()
+         for link in re.findall(r"\]\(([^)\s]+)\)", text.replace("\n", " ")) if not link.startswith("http")]
+
+
+def anchors(text):
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"(?m)^#+ (.+)$", re.sub(r"(?ms)^```.*?^```", "", text))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name, link", LINKS, ids=" ".join)
+def test_links_and_pictures_are_there(name, link):
+    path, _, anchor = link.partition("#")
+    target = (ROOT / name).parent / path if path else ROOT / name
+    assert target.exists()
+    assert not anchor or anchor in anchors(target.read_text(encoding="utf-8"))

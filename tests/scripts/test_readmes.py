@@ -79,7 +79,7 @@ def test_the_tree_of_the_package_is_the_package(name):
     shown = {line.split()[0].rstrip("/") for line in tree.splitlines()}
     there = {path.name for path in (ROOT / "p2p_min").iterdir()
              if path.suffix == ".py" or (path / "__init__.py").exists()}
-    small = {"__init__.py"} if name == INSIDE else {"__init__.py", "__main__.py", "checks.py", "files.py", "pictures.py"}
+    small = {"__init__.py", *("__main__.py checks.py files.py pictures.py".split() if name == FRONT else ())}
     assert shown <= there <= shown | small
 
 

@@ -5,7 +5,6 @@ import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,8 +13,8 @@ from p2p_min.cli.options import arguments
 
 ROOT = Path(__file__).parents[2]
 FRONT, INSIDE, WEIGHTS = "README.md", "p2p_min/README.md", "weights/README.md"
-TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-         for path in [ROOT / FRONT, ROOT / INSIDE, ROOT / WEIGHTS, *sorted((ROOT / "scripts").glob("**/README.md"))]}
+PATHS = [ROOT / FRONT, ROOT / INSIDE, ROOT / WEIGHTS, *sorted((ROOT / "scripts").glob("**/README.md"))]
+TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PATHS}
 
 
 def test_the_front_page_is_short():
@@ -27,24 +26,29 @@ def test_the_front_page_is_short():
 BLOCKS = {name: re.findall(r"(?ms)^```python\n(.*?)^```", text) for name, text in TEXTS.items()}
 
 
+def in_two_steps(function):
+    def run(*args, **kwargs):
+        return function(*args, **{**kwargs, "steps": 2})
+    return run
+
+
 @pytest.mark.parametrize("name", [name for name, blocks in BLOCKS.items() if blocks])
 def test_the_python_of_a_readme_runs(name, tmp_path, monkeypatch):
-    """All blocks of a file in one namespace, with two steps, in a folder of their own, where the picture is that they
-    read."""
+    """The blocks of a file share one namespace, take two steps, and run in a folder that holds the picture they read."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").symlink_to(ROOT / "weights")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("car-0.png")
+    Image.effect_noise((64, 64), 50).convert("RGB").save("car-0.png")
     for function in ("prompt_to_prompt", "invert"):
-        full = getattr(p2p, function)
-        monkeypatch.setattr(p2p, function, lambda *args, full=full, **kwargs: full(*args, **{**kwargs, "steps": 2}))
+        monkeypatch.setattr(p2p, function, in_two_steps(getattr(p2p, function)))
     namespace = {}
     for block in BLOCKS[name]:
         exec(compile(block, name, "exec"), namespace)
 
 
 def test_the_front_page_shows_a_method_as_it_stands():
-    shown = next(block[block.index("def masactrl"):] for block in BLOCKS[FRONT] if "def masactrl" in block)
-    assert shown in (ROOT / "scripts" / "methods.py").read_text(encoding="utf-8")
+    _, _, shown = TEXTS[FRONT].partition("def masactrl(")
+    shown, _, _ = shown.partition("```")
+    assert shown in (ROOT / "scripts" / "methods.py").read_text(encoding="utf-8") and "return" in shown
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------
@@ -59,11 +63,11 @@ def test_the_command_line_takes_the_commands(command):
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
-NAMED = [(module, name) for module, names in re.findall(r"`([\w/]+)\.py`: ((?:`\w+`(?:, )?)+)", TEXTS[INSIDE])
-         for name in re.findall(r"\w+", names)]
+ENTRIES = re.findall(r"`([\w/]+)\.py`: ((?:`\w+`(?:, )?)+)", TEXTS[INSIDE])         # `file.py`: `name`, `name`
+NAMED = [(module, name) for module, names in ENTRIES for name in re.findall(r"\w+", names)]
 
 
-@pytest.mark.parametrize("module, name", NAMED, ids="-".join)
+@pytest.mark.parametrize("module, name", NAMED)
 def test_what_the_paper_table_names_is_there(module, name):
     assert hasattr(importlib.import_module(f"p2p_min.{module.replace('/', '.')}"), name)
 
@@ -77,9 +81,11 @@ def test_the_tree_of_the_package_is_the_package(name):
     """Its files and rooms; the front page leaves the smaller ones out."""
     tree = TEXTS[name].split("\np2p_min/\n")[1].split("```")[0]
     shown = {line.split()[0].rstrip("/") for line in tree.splitlines()}
-    there = {path.name for path in (ROOT / "p2p_min").iterdir()
-             if path.suffix == ".py" or (path / "__init__.py").exists()}
-    small = {"__init__.py", *("__main__.py checks.py files.py pictures.py".split() if name == FRONT else ())}
+    package = ROOT / "p2p_min"
+    there = {path.name for path in package.glob("*.py")} | {path.parent.name for path in package.glob("*/__init__.py")}
+    small = {"__init__.py"}
+    if name == FRONT:
+        small |= {"__main__.py", "checks.py", "files.py", "pictures.py"}
     assert shown <= there <= shown | small
 
 
@@ -102,7 +108,7 @@ def anchors(text):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name, link", LINKS, ids=" ".join)
+@pytest.mark.parametrize("name, link", LINKS)
 def test_links_and_pictures_are_there(name, link):
     path, _, anchor = link.partition("#")
     target = (ROOT / name).parent / path if path else ROOT / name

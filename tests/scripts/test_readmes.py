@@ -34,7 +34,7 @@ def in_two_steps(function):
 
 @pytest.mark.parametrize("name", [name for name, blocks in BLOCKS.items() if blocks])
 def test_the_python_of_a_readme_runs(name, tmp_path, monkeypatch):
-    """The blocks of a file share one namespace, take two steps, and run in a folder that holds the picture they read."""
+    """The blocks of a file share a namespace, take two steps, and run in a folder that holds the picture they read."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").symlink_to(ROOT / "weights")
     Image.effect_noise((64, 64), 50).convert("RGB").save("car-0.png")

@@ -5,6 +5,7 @@ is a word too: it has tokens and maps.
 """
 import re
 import unicodedata
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,12 @@ def find_words(text):
 
 
 def letter_class(letter):
-    """What a character is: w part of a word, m a mark, s a symbol, j joins or colours symbols, - joins words."""
+    """One letter for the class of a character:
+
+        w  part of a word: a letter or digit        j  joins or colours symbols
+        m  a mark, such as an accent                -  joins words: an apostrophe, a hyphen
+        s  a symbol, such as an emoji               (a space: anything else)
+    """
     category = unicodedata.category(letter)
     if category == "So":
         return "s"
@@ -81,27 +87,27 @@ def unknown_words(tokenizer, *prompts):
     return sorted(found.difference(known)) if known else []
 
 
-def tokens_of(tokenizer, prompt, phrase):
+def tokens_of(tokenizer, prompt, phrase, required=True):
     """Positions of all tokens of a word, or of a phrase of several words, wherever it occurs in the prompt.
 
     "red#2" is only the second "red"; "<start>" and "<end>" are the tokens before and after the words.
-    Raises ValueError if it does not occur, listing the words of the prompt.
+    Raises ValueError if it does not occur, listing the words of the prompt; if it is not `required`: none.
     """
     if not isinstance(phrase, str):
         raise ValueError(f"a word must be text, not {type(phrase).__name__}: {phrase!r}")
     if phrase in ("<start>", "<end>"):
         return [0 if phrase == "<start>" else len(spans(tokenizer, prompt)) - 1]
+    # All runs of words that read like the phrase; one token may hold several written words.
     name, number = re.fullmatch(r"(.+?|)(?:#(\d+))?", phrase, re.DOTALL).groups()
-    wanted, there = [word for _, _, word in find_words(name)], words(tokenizer, prompt)
-    parts = [[word for _, _, word in find_words(piece.text)] for piece in there]          # one, or all in one token
-    places = [there[i:j] for i in range(len(there)) for j in range(i + 1, min(i + len(wanted), len(there)) + 1)
-              if sum(parts[i:j], []) == wanted]
+    wanted, there = [word for *_, word in find_words(name)], words(tokenizer, prompt)
+    parts = [[word for *_, word in find_words(piece.text)] for piece in there]
+    runs = [(i, j) for i in range(len(there)) for j in range(i + 1, min(i + len(wanted), len(there)) + 1)]
+    places = [there[i:j] for i, j in runs if sum(parts[i:j], []) == wanted]
     chosen = places if number is None else places[int(number) - 1:int(number)]
-    if places and not chosen:
-        raise ValueError(f"{phrase!r} is not in the prompt {prompt!r}, which has {name!r} from #1 to #{len(places)}")
-    if not chosen:
+    if required and not chosen:
+        names = [f"{name}#{n + 1}" for n in range(len(places))] or dict.fromkeys(piece.text for piece in there)
         raise ValueError(f"{phrase!r} is not in the prompt {prompt!r}; its words are: "
-                         + (", ".join(dict.fromkeys(u.text for u in there)) or "none"))
+                         + (", ".join(names) or "none"))
     return sorted({token for place in chosen for piece in place for token in piece.tokens})
 
 
@@ -140,30 +146,23 @@ def align_refine(tokenizer, source, target):
 
 
 def longest_common(a, b):
-    """The longest common subsequence of two lists as index pairs; if there are several, one in the fewest pieces.
+    """The longest common subsequence of two lists as index pairs; if there are several, one in the fewest runs.
 
     (The official code's Needleman-Wunsch alignment finds one of the same length, but any of them.)
     """
-    def score(match):
-        return match[:2]
-
-    best = {(i, j): (0, 0, ()) for i in range(-1, len(a)) for j in range(-1, len(b))}      # of a[:i+1] and b[:j+1]
-    ends = {}                                              # the same, but ending with the pair a[i], b[j]
-    for i, x in enumerate(a):
-        for j, y in enumerate(b):
-            best[i, j] = max(best[i - 1, j], best[i, j - 1], key=score)
-            if x != y:
-                continue
-            pairs, joints, before = best[i - 1, j - 1]     # joints: pairs that are adjacent in both lists
-            apart = pairs + 1, joints, (before, (i, j))
-            pairs, joints, before = ends.get((i - 1, j - 1), (-1, 0, ()))
-            ends[i, j] = max(apart, (pairs + 1, joints + 1, (before, (i, j))), key=score)
-            best[i, j] = max(ends[i, j], best[i, j], key=score)
-    found, chain = [], best[len(a) - 1, len(b) - 1][2]
-    while chain:
-        chain, pair = chain
-        found.insert(0, pair)
-    return found
+    @cache
+    def best(i, j, joins):
+        """(pairs, joints, the pairs) for a[:i] and b[:j]. A joint is a pair that follows another in both lists, as the
+        next one would if it `joins`.
+        """
+        if i == 0 or j == 0:
+            return 0, 0, ()
+        options = [best(i - 1, j, False), best(i, j - 1, False)]
+        if a[i - 1] == b[j - 1]:
+            pairs, joints, before = best(i - 1, j - 1, True)
+            options.insert(0, (pairs + 1, joints + joins, (*before, (i - 1, j - 1))))
+        return max(options, key=lambda option: option[:2])
+    return best(len(a), len(b), False)[2]
 
 
 def token_map(tokenizer, source, target, pairs):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .align import tokens_of
-from .checks import is_number
+from .checks import check_prompts, is_number, must
 from .pictures import to_rgb
 
 
@@ -23,21 +23,21 @@ class LocalBlend:
     mask       a PIL picture with the run's aspect ratio, white where the picture may change; grey edges blend
     Raises ValueError for a word that is not in its prompt, a number out of range, or a mask without white.
 
-    The object never changes: `begin` returns the two functions of one run.
+    It has no state: `begin` returns the functions of one run.
     """
 
     def __init__(self, tokenizer, prompts, words, subtract=None, start=0.2, threshold=0.3, mask=None):
-        if not is_number(start) or not 0 <= start <= 1:
-            raise ValueError(f"start must be a fraction of the schedule from 0 to 1, not {start!r}")
-        self.start = start
+        must(is_number(start) and 0 <= start <= 1, "start", "a fraction of the schedule from 0 to 1", start)
         pair = threshold if isinstance(threshold, (tuple, list)) else (threshold, threshold)
-        if len(pair) != 2 or not all(is_number(x) and 0 <= x <= 1 for x in pair):
-            raise ValueError(f"threshold must be a number from 0 to 1, or a pair of them, not {threshold!r}")
-        self.threshold, self.threshold_subtract = map(float, pair)
+        must(len(pair) == 2 and all(is_number(x) and 0 <= x <= 1 for x in pair),
+             "threshold", "a number from 0 to 1, or a pair of them", threshold)
+        self.start, (self.threshold, self.threshold_subtract) = start, map(float, pair)
+        # Where the picture may change: at words, inside a mask, or both.
         if words is None and (mask is None or subtract is not None):
-            raise ValueError("give words" + (", or a mask" if subtract is None else " for subtract to be removed from"))
-        self.words = None if words is None else columns(tokenizer, prompts, words, "words")
-        self.subtract = None if subtract is None else columns(tokenizer, prompts, subtract, "subtract")
+            raise ValueError("subtract needs words: there is nothing to subtract from" if subtract is not None else
+                             "give words, or a mask")
+        self.words = None if words is None else token_columns(tokenizer, prompts, words, "words")
+        self.subtract = None if subtract is None else token_columns(tokenizer, prompts, subtract, "subtract")
         self.mask = None if mask is None else to_rgb(mask, "black").convert("L")
         if mask is not None and self.mask.getextrema()[1] < 2:     # 1 of 255: an array of 0 and 1
             raise ValueError("the mask has no white, so nothing may change; white is 255 (multiply an array of 0 and 1 "
@@ -48,21 +48,20 @@ class LocalBlend:
 
         sizes, latent_size  the (height, width) of the attention maps, and of the latents
         """
-        given = None if self.mask is None else shrink(self.mask, latent_size)
+        given = None if self.mask is None else mask_at_latents(self.mask, latent_size)
+        # The maps nearest to a quarter of the latents, at least 16 a side, are the ones to look at.
         wanted = max(min(latent_size) / 4, 16)
         size = min(sizes, key=lambda s: abs(min(s) - wanted))
         sums = {}                                          # "words", "subtract" -> (prompts, height, width)
 
         def look(M, M_star, M_hat, t):
-            if tuple(M.shape[1:3]) != tuple(size):
-                return
+            """Adds the maps of the blend's words, in one layer at one step."""
             if len(M_hat) + 1 != len(self.words):
                 raise ValueError(f"this blend was built for {len(self.words)} prompts; the run has {len(M_hat) + 1}")
             maps = torch.cat([M[None], M_hat]).float().mean(1)                       # (prompts, height, width, keys)
+            # A sum is as good as an average, because the mask is divided by its maximum.
             for name, chosen in (("words", self.words), ("subtract", self.subtract)):
                 if chosen is not None:
-                    # All layers are called equally often, so a sum is as good as an average: the mask is divided by
-                    # its maximum.
                     sums[name] = sums.get(name, 0) + torch.einsum("nyxk,nk->nyx", maps, chosen.to(maps))
 
         def blend(z, z_star, t):
@@ -70,9 +69,9 @@ class LocalBlend:
             if 1 - t < self.start - 1e-6 or not (sums or self.words is None):
                 return z_star
             if self.words is not None:
-                mask = mask_of(sums["words"], True, z.shape[-2:], self.threshold)
+                mask = thresholded(sums["words"], True, z.shape[-2:], self.threshold)
                 if self.subtract is not None:
-                    mask = mask & ~mask_of(sums["subtract"], False, z.shape[-2:], self.threshold_subtract)
+                    mask = mask & ~thresholded(sums["subtract"], False, z.shape[-2:], self.threshold_subtract)
                 z_star = torch.where(mask, z_star, z)
             return z_star if given is None else z.lerp(z_star, given.to(z))
 
@@ -80,13 +79,11 @@ class LocalBlend:
         return (None if self.words is None else look), blend
 
 
-def columns(tokenizer, prompts, words, name):
+def token_columns(tokenizer, prompts, words, name):
     """(prompts, tokens): 1 at the tokens of each prompt's words."""
-    if not isinstance(prompts, (list, tuple)):
-        raise ValueError(f"prompts must be a list of texts, not {prompts!r}")
-    if not isinstance(words, (list, tuple)) or len(words) != len(prompts):
-        raise ValueError(f"{name} must have one entry per prompt ({len(prompts)}), each a word or a list of words; "
-                         f"got {words!r}")
+    check_prompts(prompts)
+    must(isinstance(words, (list, tuple)) and len(words) == len(prompts), name,
+         f"a list with one entry for each of the {len(prompts)} prompts, each a word or a list of words", words)
     chosen = torch.zeros(len(prompts), tokenizer.model_max_length, dtype=torch.float32)
     for i, (prompt, of_prompt) in enumerate(zip(prompts, words)):
         if of_prompt is None:
@@ -98,11 +95,11 @@ def columns(tokenizer, prompts, words, name):
             chosen[i, tokens_of(tokenizer, prompt, word)] = 1
     for prompt, of_target in zip(prompts[1:], chosen[1:]):
         if name == "words" and not (chosen[0].any() or of_target.any()):
-            raise ValueError(f"{name} has no word for {prompt!r}, nor for the source: nothing could change there")
+            raise ValueError(f"{name} has no word for {prompt!r}, nor for the source, so that target could not change")
     return chosen
 
 
-def shrink(mask, latent_size):
+def mask_at_latents(mask, latent_size):
     """The share of white in each latent cell, (height, width). Raises ValueError if the aspect ratio differs."""
     height, width = latent_size
     if mask.width * height != mask.height * width:
@@ -111,7 +108,7 @@ def shrink(mask, latent_size):
     return torch.from_numpy(np.array(mask.resize((width, height), Image.Resampling.BOX))).float() / 255
 
 
-def mask_of(maps, pool, size, threshold):
+def thresholded(maps, pool, size, threshold):
     """Maps (prompts, h, w) as masks (targets, 1, height, width): where the source's or the target's map is strong."""
     maps = maps[:, None]
     if pool:

@@ -12,7 +12,7 @@ METHODS = ("ddim", "null-text", "negative-prompt", "direct")           # of inve
 def must(ok, name, be, got):
     """Raises ValueError, "`name` must be `be`, not `got`", unless it is ok."""
     if not ok:
-        got = f"{got.dtype} of {tuple(got.shape)}" if hasattr(got, "dtype") else shorten(repr(got))
+        got = f"{got.dtype} of {tuple(got.shape)}" if getattr(got, "shape", ()) else shorten(repr(got))
         raise ValueError(f"{name} must be {be}, not {got}")
 
 

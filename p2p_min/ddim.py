@@ -7,6 +7,14 @@ With ᾱ = alphas_cumprod, a step from level ᾱ_t to the level below it, ᾱ_{t
 
 and inversion is the same with the two levels swapped. All are pure functions. The seed s of the paper's
 DM(z_t, P, t, s) is only used to draw z_T: the steps are deterministic.
+
+Five things are called time, of which the code has names for each:
+
+    steps      N, the number of steps of a run
+    i          counts them: 0 at pure noise, N - 1 at the last
+    times[i]   the training timestep at which step i asks the network: 999 … 0
+    t          the paper's, as edits, blends and watches see it: (N - i)/N, 1 at pure noise, never 0
+    step()     goes from level i to the next one; `steps=0.8` of an edit is the part of the run in which it acts
 """
 import warnings
 from typing import NamedTuple
@@ -15,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .checks import PREDICTIONS, SPACINGS, is_whole
+from .checks import PREDICTIONS, SPACINGS, is_whole, must
 from .networks.config import FLAG, listed, number, one_of, read_config, short, whole
 
 
@@ -48,26 +56,26 @@ def to_eps(schedule, output, z, alpha):
     return output if schedule.prediction == "epsilon" else alpha ** 0.5 * output + (1 - alpha) ** 0.5 * z
 
 
-def clean(z, eps, alpha):
+def predict_z_0(z, eps, alpha):
     """z_0: z at noise level `alpha` with the noise eps removed."""
     return (z - (1 - alpha) ** 0.5 * eps) / alpha ** 0.5
 
 
-def move(z, eps, alpha, alpha_to):
+def change_level(z, eps, alpha, alpha_to):
     """z at noise level `alpha`, with the noise eps in it, taken to the level `alpha_to` (Song et al., eq. 12)."""
-    return alpha_to ** 0.5 * clean(z, eps, alpha) + (1 - alpha_to) ** 0.5 * eps
+    return alpha_to ** 0.5 * predict_z_0(z, eps, alpha) + (1 - alpha_to) ** 0.5 * eps
 
 
 def predict(schedule, z_t, output, times, i):
     """z_0 as predicted at step i: where `step` would end if it removed all noise at once."""
     alpha, _ = alphas(schedule, times, i)
-    return clean(z_t, to_eps(schedule, output, z_t, alpha), alpha)
+    return predict_z_0(z_t, to_eps(schedule, output, z_t, alpha), alpha)
 
 
 def step(schedule, z_t, output, times, i):
     """z_{t-1} from z_t and the network's output at times[i]."""
     alpha, alpha_below = alphas(schedule, times, i)
-    return move(z_t, to_eps(schedule, output, z_t, alpha), alpha, alpha_below)
+    return change_level(z_t, to_eps(schedule, output, z_t, alpha), alpha, alpha_below)
 
 
 def inverse_step(schedule, z_below, output, times, i):
@@ -77,7 +85,7 @@ def inverse_step(schedule, z_below, output, times, i):
     (diffusers uses the lower one there, and its round trip is less exact.)
     """
     alpha, alpha_below = alphas(schedule, times, i)
-    return move(z_below, to_eps(schedule, output, z_below, alpha), alpha_below, alpha)
+    return change_level(z_below, to_eps(schedule, output, z_below, alpha), alpha_below, alpha)
 
 
 def timesteps(schedule, steps):
@@ -86,8 +94,7 @@ def timesteps(schedule, steps):
     Raises ValueError for a number of steps that the schedule cannot have; warns if the first is far from pure noise.
     """
     train = len(schedule.alphas_cumprod)
-    if not is_whole(steps) or not 1 <= steps <= train:
-        raise ValueError(f"steps must be a whole number from 1 to {train}, not {steps!r}")
+    must(is_whole(steps) and 1 <= steps <= train, "steps", f"a whole number from 1 to {train}", steps)
     if schedule.spacing == "leading":
         ratio = train // steps
         offset = min(schedule.offset, train - 1 - (steps - 1) * ratio)      # never beyond the last timestep
@@ -98,9 +105,9 @@ def timesteps(schedule, steps):
         times = np.linspace(0, train - 1, steps).round().astype(int)[::-1].tolist()
     if times[0] < 0.8 * train:
         warnings.warn(f"{schedule.spacing} spacing puts the first of {steps} timesteps at {times[0]}, "
-                      f"{train - 1 - times[0]} below the noisiest: the model takes pure noise for a half-denoised "
+                      f"{train - 1 - times[0]} below the noisiest: the model would treat pure noise as a half-denoised "
                       "picture. Use spacing 'trailing' (--spacing trailing), which few-step models need, or another "
-                      "number of steps", stacklevel=1)     # one place, so that inversion and edit warn only once
+                      "number of steps", stacklevel=1)     # a fixed location, so that Python shows it once
     return times
 
 

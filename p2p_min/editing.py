@@ -14,7 +14,7 @@ import torch
 from .attention import Edits, shaped
 from .checks import check_functions, check_inversion, check_prompts, latent_size
 from .ddim import bar, predict, step, timesteps
-from .inversion import Inversion, check_facts, check_finite, facts
+from .inversion import Inversion, check_finite, check_same_model, fingerprint
 from .networks.text import encode
 from .pictures import png, sheet, to_image
 
@@ -82,13 +82,16 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     check_functions(guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, recorder=recorder, watch=watch)
     guidance = guidance if callable(guidance) else float(guidance)             # accepts Fraction and NumPy numbers
     times = timesteps(model.schedule, steps)
-    model_facts = facts(model, times)
+    # The noise: from the seed, as given, or from an inversion.
+    ours, trajectory = fingerprint(model, times), None
     if inversion is not None:
         inversion = getattr(inversion, "inversion", inversion)
         check_inversion(inversion, prompts[0], steps, guidance, negative, latents)
-        check_facts(inversion, model_facts)
-        latents = inversion.latents[0]            # (1, 4, height/f, width/f)
+        check_same_model(inversion, ours)
+        latents = inversion.latents[0]                     # (1, 4, height/f, width/f)
+        trajectory = inversion.latents if inversion.method == "direct" else None
     z = noise(model, len(prompts), seed, height, width, latents)
+    # The prompts, and what the unconditional rows see in each step.
     size = [model.vae.factor * n for n in z.shape[-2:]]
     encoded = encode(model, list(prompts), *size)
     context = encoded if context is None else encoded.like(context)
@@ -105,38 +108,41 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         recorder.begin()
         looks.append({recorder.layers: recorder.look})
         watches.append(recorder.watch)
-    kept = inversion.latents if inversion is not None and inversion.method == "direct" else None
     edits = Edits(cross_edit, self_edit, None, len(prompts), tuple(looks))
-    z, trajectory = algorithm_1(model, z, times, context, unconditional, guidance, edits, blend, kept,
-                                edit_unconditional, watches, progress)
+    z, trajectory = algorithm_1(model, z, times, context, unconditional, guidance, edits, edit_unconditional, blend,
+                                trajectory, watches, progress)
     w = "its guidance" if callable(guidance) else f"guidance {guidance:g}"
     images = decode(model, z, f"an edit, a blend or {w} caused this, or ")
-    own = 1.0 if callable(guidance) else guidance          # on which direct inversion does not depend
-    return Result(images, z, Inversion(trajectory, prompts[0], "direct", own, facts=model_facts), list(prompts))
+    # The source, for later edits; direct inversion ignores its guidance.
+    made_with = 1.0 if callable(guidance) else guidance
+    source = Inversion(trajectory, prompts[0], "direct", made_with, fingerprint=ours)
+    return Result(images, z, source, list(prompts))
 
 
-def algorithm_1(model, z, times, context, unconditional, guidance, edits, blend, kept, edit_unconditional, watches,
-                progress):
+def algorithm_1(model, z, times, context, unconditional, guidance, edits, edit_unconditional, blend, source_trajectory,
+                watches, progress):
     """Denoises z, (prompts, 4, h, w): row 0 is z_t, the source; the rows after it are z*_t, the targets.
 
-    kept     (steps + 1, 1, 4, h, w): the trajectory to which the source is reset after each step (direct inversion), so
-             that it needs no guidance; None: it is denoised like the targets
-    returns  z at the end, and the source's trajectory, (steps + 1, 1, 4, h, w), on the CPU
+    source_trajectory  (steps + 1, 1, 4, h, w): direct inversion resets the source to it after each step, so that it
+                       needs no guidance; None: the source is denoised like the targets
+    returns            z at the end, and the source's trajectory, (steps + 1, 1, 4, h, w), on the CPU
     """
     trajectory = [z[:1]]
-    first = 0 if kept is None or edit_unconditional else 1
-    guided = slice(first, None if guidance != 1 else 0)                         # the rows that get guidance
+    # Which rows get guidance, and whether anybody needs the time.
+    first = 0 if source_trajectory is None or edit_unconditional else 1
+    guided_rows = slice(first, None if guidance != 1 else 0)
+    are_plain = edits.cross_edit is edits.self_edit is None and not edits.looks
     for i, timestep in enumerate(bar(progress, times, "denoising")):
         t = (len(times) - i) / len(times)                                       # 1 is pure noise
         # In every attention of the network: M_hat = Edit(M, M_star, t), in place of M_star.
-        eps, eps_u = denoise(model, z, timestep, context, guided, unconditional[i], edit_unconditional,
-                             edits._replace(t=t))
-        eps[guided] = guide(guidance, eps[guided], eps_u, t)
+        edits_t = edits if are_plain else edits._replace(t=t)
+        eps, eps_u = denoise(model, z, timestep, context, guided_rows, unconditional[i], edits_t, edit_unconditional)
+        eps[guided_rows] = guide(guidance, eps[guided_rows], eps_u, t)
         for watch in watches:
             watch(predict(model.schedule, z, eps, times, i), t)
         z = step(model.schedule, z, eps, times, i)                              # z_{t-1}, z*_{t-1}
-        if kept is not None:
-            z = torch.cat([kept[i + 1].to(z), z[1:]])
+        if source_trajectory is not None:
+            z = torch.cat([source_trajectory[i + 1].to(z), z[1:]])
         if blend is not None:
             z = torch.cat([z[:1], blended(blend, z, t)])
         trajectory.append(z[:1])
@@ -157,22 +163,23 @@ def guide(guidance, eps_c, eps_u, t):
     return eps_u + guidance * (eps_c - eps_u)
 
 
-def denoise(model, z, timestep, context, guided, unconditional, edit_unconditional, edits):
-    """DM: eps of the prompts (source, then targets), and eps_u of the `guided` rows; fp32.
+def denoise(model, z, timestep, context, guided_rows, unconditional, edits, edit_unconditional):
+    """DM: eps of the prompts (source, then targets), and eps_u of the `guided_rows`; fp32.
 
     One call of the network. Its rows are the source, the targets, then the unconditional rows, which no edit sees.
     With more than ONE_CALL rows, or to be edited among themselves, the unconditional rows get a call of their own.
     """
     # For torch.compile: numbers that change with each step would be compiled into the network.
     z, timestep = z.to(model.dtype), torch.tensor(timestep, device=z.device)
-    rows, z_u = len(z), z[guided]
+    z_u = z[guided_rows]
     unconditional = unconditional.expand(len(z_u))
-    if len(z_u) and (edit_unconditional or rows + len(z_u) > ONE_CALL):
+    if len(z_u) and (edit_unconditional or len(z) + len(z_u) > ONE_CALL):
         edits_u = edits._replace(looks=()) if edit_unconditional else Edits(rows=0)
-        eps, eps_u = model.unet(z, timestep, context, *edits), model.unet(z_u, timestep, unconditional, *edits_u)
+        eps = model.unet(z, timestep, context, *edits)
+        eps_u = model.unet(z_u, timestep, unconditional, *edits_u)
     else:
         both = model.unet(torch.cat([z, z_u]), timestep, context.join(unconditional), *edits)
-        eps, eps_u = both.split([rows, len(z_u)])
+        eps, eps_u = both.split([len(z), len(z_u)])
     return eps.float(), eps_u.float()
 
 
@@ -181,8 +188,8 @@ def noise(model, prompts, seed, height, width, latents):
     size = latent_size(model, prompts, seed, height, width, latents)
     if latents is None:                                    # on the CPU: a seed gives the same picture everywhere
         generator = torch.Generator("cpu").manual_seed(int(seed))
-        shape = 1, model.unet.config["in_channels"], *size
-        latents = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+        latents = torch.randn((1, model.unet.config["in_channels"], *size), generator=generator, device="cpu",
+                              dtype=torch.float32)
     return latents.to(model.device, torch.float32).expand(prompts, -1, -1, -1)
 
 
@@ -190,10 +197,10 @@ def noise(model, prompts, seed, height, width, latents):
 def decode(model, z, or_why="an edit caused this, or "):
     """Latents as PIL pictures, decoded one at a time, because the VAE needs the most memory.
 
-    Raises ValueError if numbers are not finite, with what may have caused that; the picture would otherwise be black.
+    Raises ValueError if numbers are not finite, saying what may have caused that; otherwise the picture would be black.
     """
     dtype = next(model.vae.parameters()).dtype
     pictures = [model.vae.decode(row[None].to(dtype))[0].float() for row in z]
-    for what, numbers, kind in (("latents", z, model.dtype), ("decoded pictures", torch.stack(pictures), dtype)):
-        check_finite(f"the {what}", numbers, kind, or_why)
+    check_finite("the latents", z, model.dtype, or_why)
+    check_finite("the decoded pictures", torch.stack(pictures), dtype, or_why)
     return [to_image(x) for x in pictures]

@@ -2,8 +2,8 @@
 
     M_hat = w · (M A + M* · own) + (1 − w) · M*        per target token
 
-An Edit is a function (M, M_star, t) -> M_hat; attention.py explains the three. The edits made here also say
-when they are `active`, so that no map is computed that is not edited.
+An Edit is a function (M, M_star, t) -> M_hat; attention.py explains the three. The edits made here also say when they
+are `active`, so that maps are computed only where they are edited.
 """
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from .align import align_refine, align_swap, tokens_of, words
 from .attention import edited_map, is_active
-from .checks import is_number, is_whole, window
+from .checks import check_prompts, is_number, is_whole, must, window
 
 
 def inside(start, end, t):
@@ -25,32 +25,30 @@ def token_windows(tokenizer, targets, steps):
 
     Raises ValueError for a word that is in no target.
     """
-    per_word = dict(steps) if isinstance(steps, dict) else {"default_": steps}
-    default = torch.tensor(window(per_word.pop("default_", 1.0)), dtype=torch.float32)
+    per_word = dict(steps) if isinstance(steps, dict) else {}
+    default = per_word.pop("default_", 1.0) if isinstance(steps, dict) else steps
+    default = torch.tensor(window(default), dtype=torch.float32)
     windows = default.repeat(len(targets), tokenizer.model_max_length, 1)
     for word, of_word in per_word.items():
-        places = {}
-        for i, target in enumerate(targets):
-            try:
-                places[i] = tokens_of(tokenizer, target, word)
-            except ValueError:
-                if len(targets) == 1:
-                    raise
-        if not places:
-            raise ValueError(f"{word!r} is in none of the target prompts: {', '.join(map(repr, targets))}")
-        for i, positions in places.items():
-            windows[i, positions] = torch.tensor(window(of_word), dtype=torch.float32)
+        positions = [tokens_of(tokenizer, target, word, required=len(targets) == 1) for target in targets]
+        if not any(positions):
+            raise ValueError(f"{word!r} does not occur in any target prompt: {', '.join(map(repr, targets))}")
+        for i, tokens in enumerate(positions):
+            windows[i, tokens] = torch.tensor(window(of_word), dtype=torch.float32)
     return windows[..., 0], windows[..., 1]
 
 
 def windows_of(start, end):
-    """The distinct windows of many tokens, as pairs: checking them costs nothing compared to the network."""
+    """The distinct windows of many tokens, as pairs, which are cheap to check at every layer."""
     return sorted(set(zip(start.flatten().tolist(), end.flatten().tolist())))
 
 
 @dataclass(frozen=True, eq=False)
 class CrossEdit:
-    """The formula above. A (targets, source tokens, tokens); own, start, end (targets, tokens)."""
+    """The formula above. A (targets, source tokens, tokens); own, start, end (targets, tokens).
+
+    own is 1 where the target keeps its own map; start and end are each token's window.
+    """
     A: torch.Tensor
     own: torch.Tensor
     start: torch.Tensor
@@ -65,8 +63,8 @@ class CrossEdit:
     def __call__(self, M, M_star, t):
         check(self.own, M_star)
         A, own, w = (x.to(M_star) for x in (self.A, self.own, inside(self.start, self.end, t)))
-        kept = (w * own + 1 - w)[:, None, None, None]      # w multiplies the small tensors: maps are large
-        return torch.einsum("hyxs,nst->nhyxt", M, A * w[:, None]) + M_star * kept
+        keep = (w * own + 1 - w)[:, None, None, None]      # w multiplies the small tensors: maps are large
+        return torch.einsum("hyxs,nst->nhyxt", M, A * w[:, None]) + M_star * keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,15 +113,9 @@ def check(per_token, M_star):
                          f"{M_star.shape[0]} target(s) and {M_star.shape[-1]} keys")
 
 
-def split(prompts):
-    """source, targets. Raises ValueError if there is no target."""
-    if not isinstance(prompts, (list, tuple)) or len(prompts) < 2:
-        raise ValueError(f"prompts must be a list: the source, then at least one target; got {prompts!r}")
-    return prompts[0], list(prompts[1:])
-
-
 def build(tokenizer, prompts, steps, align):
-    source, targets = split(prompts)
+    check_prompts(prompts, targets=1)
+    source, *targets = prompts
     alignments = [align(tokenizer, source, target) for target in targets]
     A, own = (torch.stack(parts) for parts in zip(*alignments))
     return CrossEdit(A, own, *token_windows(tokenizer, targets, steps))
@@ -164,18 +156,16 @@ def reweight(tokenizer, prompts, weights, base=None, steps=1.0):
     steps    when it acts, as for `replace`; outside this window, the result of `base` is unchanged
     Raises ValueError for a word that is not in its target, and for weights that are not finite numbers.
     """
-    _, targets = split(prompts)
-    if isinstance(weights, dict):
-        weights = [weights] * len(targets)
-    if not isinstance(weights, (list, tuple)) or not all(isinstance(of_target, dict) for of_target in weights):
-        raise ValueError(f"weights must be a dict {{word: factor}}, or a list with one per target, not {weights!r}")
-    if len(weights) != len(targets):
-        raise ValueError(f"{len(weights)} dicts of weights for {len(targets)} targets; give one, or one per target")
+    check_prompts(prompts, targets=1)
+    targets = prompts[1:]
+    weights = [weights] * len(targets) if isinstance(weights, dict) else weights
+    must(isinstance(weights, (list, tuple)) and len(weights) == len(targets)
+         and all(isinstance(of_target, dict) for of_target in weights),
+         "weights", f"a dict {{word: factor}}, or a list with one for each of {len(targets)} targets", weights)
     c = torch.ones(len(targets), tokenizer.model_max_length, dtype=torch.float32)
     for i, (target, of_target) in enumerate(zip(targets, weights)):
         for word, weight in of_target.items():
-            if not is_number(weight):
-                raise ValueError(f"the weight of {word!r} must be a finite number in float32, not {weight!r}")
+            must(is_number(weight), f"the weight of {word!r}", "a finite number in float32", weight)
             c[i, tokens_of(tokenizer, target, word)] = float(weight)
     base = auto(tokenizer, prompts, steps) if base is None else base
     start, end = token_windows(tokenizer, targets, steps)
@@ -191,6 +181,5 @@ def self_replace(steps=0.4, max_pixels=32 * 32):
     steps       a fraction of the schedule, or a window (from, to)
     max_pixels  only in maps of at most this many pixels; larger ones hold more texture than layout
     """
-    if not is_whole(max_pixels) or max_pixels < 0:
-        raise ValueError(f"max_pixels must be a whole number of pixels, not {max_pixels!r}")
+    must(is_whole(max_pixels) and max_pixels >= 0, "max_pixels", "a whole number of pixels", max_pixels)
     return SelfReplace(*window(steps), max_pixels)

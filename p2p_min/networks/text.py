@@ -27,12 +27,12 @@ class Context(NamedTuple):
     def expand(self, rows):
         return Context(*(None if part is None else part.expand(rows, *part.shape[1:]) for part in self))
 
-    def like(self, other):
+    def like(self, other, name="context"):
         """`other`, a user's Context or its states, in the dtype of this one. Raises ValueError for other shapes."""
         other = Context(other) if isinstance(other, torch.Tensor) else other
         ours, theirs = ([tuple(getattr(part, "shape", ())) for part in each] if isinstance(each, Context) else
                         type(each).__name__ for each in (self, other))
-        must(ours == theirs, "context", f"a Context as networks.text.encode makes it, of shapes {ours}", theirs)
+        must(ours == theirs, name, f"a Context as networks.text.encode makes it, of shapes {ours}", theirs)
         return Context(*(None if part is None else part.to(mine) for part, mine in zip(other, self)))
 
     def join(self, other):

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from p2p_min.attention import Attention, Edits, attend, for_layer
-from p2p_min.watching import look
 
 SIZE = (3, 5)
 
@@ -125,30 +124,42 @@ def test_an_edit_that_is_not_active_costs_no_map():
     assert edit.asked == [(3, 5, 0.5)]
 
 
-def test_an_edit_that_only_looks_sees_the_maps_and_changes_nothing():
-    """`only_looks` says yes: the edit sees the maps, what it returns is not used, the output is the fast path's."""
-    class Looker:
-        seen = []
-        only_looks = lambda self, height, width, t: True
-
-        def __call__(self, M, M_star, t):
-            self.seen.append((M.shape, M_star.shape))
-            return M_star.zero_()
+def test_a_look_sees_the_maps_and_changes_nothing():
+    """Where nobody edits, the output is the fast path's to the bit; M_hat is M_star."""
+    seen = []
     q, k, v = qkv()
-    assert torch.equal(attend(q, k, v, SIZE, Looker(), 0.5), F.scaled_dot_product_attention(q, k, v))
-    assert Looker.seen == [((2, 3, 5, 7), (2, 2, 3, 5, 7))]
+    out = attend(q, k, v, SIZE, None, 0.5, looks=[lambda *maps_and_t: seen.append(maps_and_t)])
+    assert torch.equal(out, F.scaled_dot_product_attention(q, k, v))
+    (M, M_star, M_hat, t), = seen
+    assert (M.shape, M_star.shape, t) == ((2, 3, 5, 7), (2, 2, 3, 5, 7), 0.5) and M_hat is M_star
+    scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-1, -2)
+    assert torch.equal(torch.cat([M[None], M_star]), scores.softmax(-1).unflatten(2, SIZE))
 
 
-def test_an_edit_around_one_that_only_looks_is_used():
-    """It passes on whether the other is active, and does something itself."""
-    class Half:
-        base = look(None, lambda height, width: True, lambda M, M_star, M_hat, t: None)
-        active = lambda self, height, width, t: self.base.active(height, width, t)
-        __call__ = lambda self, M, M_star, t: 0.5 * self.base(M, M_star, t)
-    q, k, v = qkv()
-    plain = F.scaled_dot_product_attention(q, k, v)
-    assert Half.base.active(3, 5, 0.5) is True and torch.equal(attend(q, k, v, SIZE, Half.base, 0.5), plain)
-    torch.testing.assert_close(attend(q, k, v, SIZE, Half(), 0.5)[1:], plain[1:] / 2)
+def test_a_look_at_an_edit_sees_what_was_before_and_what_is_used():
+    """Also if the edit changes its arguments in place; the output is the edit's alone, to the bit."""
+    def edit(M, M_star, t):
+        return M_star.mul_(0.5).add_(M.mul_(0.5))
+    seen, (q, k, v) = [], qkv()
+    out = attend(q, k, v, SIZE, edit, 0.5, looks=[lambda *maps_and_t: seen.append(maps_and_t[:3])] * 2)
+    assert torch.equal(out, attend(q, k, v, SIZE, edit, 0.5))
+    plain = []
+    attend(q, k, v, SIZE, looks=[lambda *maps_and_t: plain.append(maps_and_t[:2])])
+    for M, M_star, M_hat in seen:
+        assert torch.equal(M, plain[0][0]) and torch.equal(M_star, plain[0][1])
+        torch.testing.assert_close(M_hat, (M + M_star) / 2)
+    assert len(seen) == 2
+
+
+def test_a_look_is_asked_where_and_when_it_is_active_and_sees_no_other_rows():
+    """`active(height, width, t)`; `rows` are the source's and the targets'."""
+    class Look:
+        active = lambda self, height, width, t: (height, width, t) == (*SIZE, 0.5)
+        __call__ = lambda self, M, M_star, M_hat, t: seen.append((len(M_star), t))
+    seen, (q, k, v) = [], qkv()
+    for t in (0.5, 0.4):
+        assert torch.equal(attend(q, k, v, SIZE, None, t, 2, [Look()]), F.scaled_dot_product_attention(q, k, v))
+    assert seen == [(1, 0.5)]
 
 
 def test_an_edit_that_needs_no_maps_attends_by_itself():

@@ -4,7 +4,7 @@ import warnings
 import pytest
 import torch
 
-from p2p_min.ddim import Schedule, alphas, inverse_step, move, step, timesteps
+from p2p_min.ddim import Schedule, alphas, change_level, inverse_step, step, timesteps
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
 
@@ -31,8 +31,8 @@ def test_a_step_keeps_the_picture_and_the_noise_and_changes_their_shares():
     """DDIM, eta 0: with the true eps, every level is sqrt(alpha) z_0 + sqrt(1 - alpha) eps of the same two."""
     z_0, eps = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     mix = lambda alpha: alpha ** 0.5 * z_0 + (1 - alpha) ** 0.5 * eps
-    torch.testing.assert_close(move(mix(0.1), eps, 0.1, 0.7), mix(0.7))
-    torch.testing.assert_close(move(mix(0.7), eps, 0.7, 0.1), mix(0.1))
+    torch.testing.assert_close(change_level(mix(0.1), eps, 0.1, 0.7), mix(0.7))
+    torch.testing.assert_close(change_level(mix(0.7), eps, 0.7, 0.1), mix(0.1))
 
 
 @pytest.mark.parametrize("variance", [0.5, 1.0, 4.0])

@@ -227,7 +227,7 @@ def test_a_weight_beyond_float32_is_refused_by_name(tokenizer, c):
     """It would be infinite where it is used, and the picture's fault an edit's."""
     with pytest.raises(ValueError, match="the weight of 'bicycle' must be a finite number in float32, not ") as caught:
         reweight(tokenizer, PROMPTS, {"bicycle": c})
-    assert repr(c) in str(caught.value)
+    assert repr(c)[:90] in str(caught.value)
 
 
 @pytest.mark.parametrize("c", [3.4e38, -3.4e38, 10 ** 38, Fraction(1, 3), np.float16(2), np.float32(3.4028235e38),

@@ -3,20 +3,18 @@ import copy
 import dataclasses
 import functools
 import json
-import random
-import re
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import test_mutations
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 import p2p_min as p2p
+from conftest import refuses
 from p2p_min import inversion
 from p2p_min.ddim import inverse_step, step, timesteps
 from p2p_min.inversion import METHODS
@@ -439,7 +437,7 @@ def test_save_and_load_give_it_back_to_the_last_bit(model, tmp_path, method):
     assert list(tmp_path.iterdir()) == [path]
     again = p2p.Inversion.load(str(path))
     assert (again.prompt, again.method, again.guidance) == (inv.prompt, inv.method, inv.guidance)
-    assert again.facts == made.facts and made.facts
+    assert again.fingerprint == made.fingerprint and made.fingerprint
     assert torch.equal(again.latents, inv.latents) and again.latents.dtype == torch.float32
     assert (again.unconditional is None) == (inv.unconditional is None)
     assert inv.unconditional is None or torch.equal(again.unconditional, inv.unconditional)
@@ -466,12 +464,12 @@ def test_nothing_half_written_is_left(model, tmp_path, monkeypatch, stop):
 
 def test_a_file_of_an_earlier_version_loads(model, tmp_path):
     """It does not say which model made it; all else is as it was."""
-    inv = dataclasses.replace(invert(model, "negative-prompt", 1), facts=None)
-    settings = dict(prompt=inv.prompt, method=inv.method, guidance=inv.guidance)
+    inv = dataclasses.replace(invert(model, "negative-prompt", 1), fingerprint=None)
+    settings = dict(prompt=inv.prompt, method=inv.method, guidance=inv.guidance, facts={"VAE factor": 8})
     save_file(dict(latents=inv.latents, unconditional=inv.unconditional), tmp_path / "old",
               {"p2p_min inversion": json.dumps(settings)})
     again = p2p.Inversion.load(tmp_path / "old")
-    assert again.facts is None and torch.equal(sample(model, again).latents, sample(model, inv).latents)
+    assert again.fingerprint is None and torch.equal(sample(model, again).latents, sample(model, inv).latents)
 
 
 SETTINGS = '{"prompt": "a car", "method": "direct", "guidance": 7.5}'
@@ -483,14 +481,11 @@ SETTINGS = '{"prompt": "a car", "method": "direct", "guidance": 7.5}'
     (dict(latents=torch.zeros(2, 1, 4, 8, 8), weight=torch.zeros(3)), {"p2p_min inversion": SETTINGS}),
     (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "[]"}),
     (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "{}"}),
-    *[(dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": f'{SETTINGS[:-1]}, "facts": {facts}}}'})
-      for facts in ('"x"', '{"VAE factor": "a"}', "[1]")],
-    (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "{"})], ids=range(10))
+    (dict(latents=torch.zeros(2, 1, 4, 8, 8)), {"p2p_min inversion": "{"})], ids=range(7))
 def test_a_safetensors_file_that_is_no_inversion_says_so(tmp_path, tensors, metadata):
     """One line that names the file."""
     save_file(tensors, tmp_path / "other.safetensors", metadata)
-    says = r"other\.safetensors is not an inversion"
-    assert_says(ValueError, says, p2p.Inversion.load, tmp_path / "other.safetensors")
+    refuses(lambda: p2p.Inversion.load(tmp_path / "other.safetensors"), "other.safetensors is not an inversion")
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.05, 0.5, 0.999])
@@ -500,109 +495,52 @@ def test_a_truncated_file_says_so(model, tmp_path, share):
     invert(model, "negative-prompt", 1).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:int(share * len(whole))])
-    assert_says(ValueError, r"it\.safetensors is not an inversion", p2p.Inversion.load, path)
+    refuses(lambda: p2p.Inversion.load(path), "it.safetensors is not an inversion")
 
 
 def test_a_missing_file_says_so(tmp_path):
     """A folder is no file either."""
     for path in (tmp_path / "nowhere", tmp_path):
-        assert_says(FileNotFoundError, f"no inversion at {re.escape(str(path))}", p2p.Inversion.load, path)
+        refuses(lambda path=path: p2p.Inversion.load(path), f"no inversion at {path}")
 
 
 Z, STATES, POOLED = torch.zeros(3, 1, 4, 8, 8), torch.zeros(2, 1, 77, 32), torch.zeros(1, 40)
-NAN = float("nan")
-FIELDS = {                                                 # what is given instead: what the message says
-    "latents": [
-        (None, "not None"), ([0.0], r"not \[0.0\]"), (Z[:1], r"of \(1, 1, 4, 8, 8\)"), (Z[:0], r"\(0, 1"),
-        (Z[:, 0], r"of \(3, 4, 8, 8\)"), (Z.expand(3, 2, 4, 8, 8), r"\(3, 2, "), (Z[..., :0], r"8, 0\)"),
-        (Z.double(), "float64"), (Z.half(), "float16"), (Z.int(), "int32"), (Z + NAN, "finite"),
-        (Z - float("inf"), "finite")],
-    "unconditional": [
-        (None, r"\(2 steps, 1, tokens, width\), not None"), (STATES[:1], r"\(1, 1, 77, 32\)"),
-        (STATES[:, 0], r"\(2, 77"),
-        (STATES[..., :0], "77, 0"), (STATES.double(), "float64"), (STATES + NAN, "finite"), ("x", "'x'")],
-    "pooled": [
-        (POOLED[0], r"\(40,\)"), (POOLED.expand(2, 40), r"\(2, 40\)"), (POOLED.half(), "16"), (POOLED + NAN, "finite")],
-    "method": [("magic", "ddim, null-text"), (None, "ddim"), (["ddim"], "ddim"), ("DDIM", "ddim"), (3, "ddim")],
-    "prompt": [(None, "one text"), (3, "one text"), (["a car"], "one text")],
-    "guidance": [
-        ("7.5", "finite number"), (None, "finite"), (NAN, "finite"), (1e39, "1e.39"), (True, "True"), ([3], "3")],
-    "facts": [
-        ([], "numbers"), ("x", "'x'"), ({"VAE factor": "4"}, "numbers"), ({"weights": [[1.0]]}, "numbers"),
-        ({"weights": [None]}, "numbers"), ({"VAE factor": True}, "numbers"), ({"VAE factor": 10 ** 400}, "numbers")]}
-FIELD = [(name, *case) for name, cases in FIELDS.items() for case in cases]
+NULL_TEXT = dict(latents=Z, prompt=SOURCE, method="null-text", guidance=7.5, unconditional=STATES, pooled=POOLED)
 
 
-@pytest.mark.parametrize("name, value, says", FIELD, ids=range(len(FIELD)))
-def test_a_field_that_cannot_be_is_named(tmp_path, name, value, says):
+@pytest.mark.parametrize("name, value, says", [
+    ("latents", None, "not None"), ("latents", Z[:1], "of (1, 1, 4, 8, 8)"), ("latents", Z[:, 0], "of (3, 4, 8, 8)"),
+    ("latents", Z.half(), "float16"), ("latents", Z + float("nan"), "finite"),
+    ("unconditional", None, "(2 steps, 1, tokens, width), not None"), ("unconditional", STATES[:1], "(1, 1, 77, 32)"),
+    ("unconditional", STATES + float("inf"), "finite"), ("pooled", POOLED[0], "(40,)"),
+    ("method", "magic", "ddim or null-text"), ("prompt", ["a car"], "one text"), ("guidance", "7.5", "finite number")])
+def test_a_field_that_cannot_be_is_named(name, value, says):
     """Made by hand, changed, or from a file: checked in one place, before anything is computed with it."""
-    fields = dict(latents=Z, prompt=SOURCE, method="null-text", guidance=7.5, unconditional=STATES, pooled=POOLED)
-    says = f"{name} (of an inversion by null-text )?must be .*{says}"
-    assert_says(ValueError, says, p2p.Inversion, **{**fields, name: value})
-    assert_says(ValueError, says, dataclasses.replace, p2p.Inversion(**fields), **{name: value})
-    fields = {**fields, name: value}
-    tensors = {key: field.contiguous() for key, field in fields.items() if isinstance(field, torch.Tensor)}
-    settings = {key: field for key, field in fields.items() if key not in tensors}
-    save_file(tensors, tmp_path / "it", {"p2p_min inversion": json.dumps(settings)})
-    assert_says(ValueError, f"it is not an inversion that p2p_min saved .ValueError: {says}", p2p.Inversion.load,
-                tmp_path / "it")
+    refuses(lambda: p2p.Inversion(**{**NULL_TEXT, name: value}), name, "must be", says)
+    refuses(lambda: dataclasses.replace(p2p.Inversion(**NULL_TEXT), **{name: value}), name, "must be", says)
 
 
 @pytest.mark.parametrize("fields, says", [
-    (dict(method="direct"), "unconditional of an inversion by direct must be None, not torch.float32 of"),
-    (dict(method="ddim", unconditional=None), "pooled of an inversion by ddim must be None, not"),
-    (dict(method="negative-prompt", unconditional=None, guidance=1), "unconditional of an inversion by negative"),
-    (dict(unconditional=None), "unconditional of an inversion by null-text"),
+    (dict(method="direct"), "of direct must be None"),
+    (dict(method="ddim", unconditional=None), "of ddim must be None"),
+    (dict(method="negative-prompt", unconditional=None, guidance=1), "of negative-prompt must be finite"),
+    (dict(unconditional=None), "of null-text must be finite"),
     (dict(method="ddim", unconditional=None, pooled=None), None), (dict(pooled=None), None),
-    (dict(unconditional=None, pooled=None, guidance=1), None), (dict(guidance=Fraction(1, 2)), None),
-    (dict(facts={}), None), (dict(facts={"VAE factor": 8, "weights": [1, NAN], "of a later version": []}), None)])
-def test_what_a_method_finds_is_there_and_nothing_else(tmp_path, fields, says):
-    """Embeddings where the method finds some; null-text none at guidance 1. What fits is saved and loaded."""
-    fields = {**dict(latents=Z, prompt=SOURCE, method="null-text", guidance=7.5, unconditional=STATES, pooled=POOLED),
-              **fields}
+    (dict(unconditional=None, pooled=None, guidance=1), None), (dict(guidance=Fraction(1, 2)), None)])
+def test_embeddings_are_there_where_the_method_has_some_and_nowhere_else(tmp_path, fields, says):
+    """A null-text file without them must not run with the empty prompt, silently. At guidance 1 it has none."""
+    fields = {**NULL_TEXT, **fields}
     if says:
-        assert_says(ValueError, says, p2p.Inversion, **fields)
+        refuses(lambda: p2p.Inversion(**fields), says)
         return
     p2p.Inversion(**fields).save(tmp_path / "it")
     assert p2p.Inversion.load(tmp_path / "it").guidance == fields["guidance"]
 
 
-def test_settings_nested_too_deep_say_so(tmp_path):
-    path = tmp_path / "it"
-    save_file(dict(latents=Z), path, {"p2p_min inversion": 100_000 * "["})
-    assert_says(ValueError, "it is not an inversion that p2p_min saved .RecursionError", p2p.Inversion.load, path)
-
-
-@pytest.mark.parametrize("mutate", test_mutations.MUTATIONS, ids=lambda mutate: mutate.__name__)
-def test_a_spoilt_inversion_is_refused_or_loaded_as_it_is(tmp_path, mutate):
-    """Refused in one line with the file's name; or all that the file holds, and finite."""
-    path = tmp_path / "it.safetensors"
-    p2p.Inversion(Z + 1, SOURCE, "null-text", 7.5, STATES + 1, POOLED + 1, {"weights": [0.5]}).save(path)
-    pristine = path.read_bytes()
-    for i in range(30):
-        test_mutations.replace(path, mutate(random.Random(f"{mutate.__name__} {i}"), pristine))
-        try:
-            found = p2p.Inversion.load(path)
-        except ValueError as error:
-            assert f"{path} is not an inversion" in str(error) and "\n" not in str(error)
-            continue
-        tensors = load_file(path)
-        assert all(torch.equal(getattr(found, name), tensor) and tensor.isfinite().all()
-                   for name, tensor in tensors.items())
-        assert found.unconditional is not None and (found.pooled is None) == ("pooled" not in tensors)
-
-
 # ---- what cannot be done -------------------------------------------------------------------------------------------
 
-def assert_says(kind, says, function, *arguments, **more):
-    """The error is of this kind, and one line that says so."""
-    with pytest.raises(kind, match=says) as caught:
-        function(*arguments, **more)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("arguments, says", [
-    (dict(method="magic"), "method must be ddim, null-text, negative-prompt or direct, not 'magic'"),
+    (dict(method="magic"), "method must be ddim or null-text or negative-prompt or direct, not 'magic'"),
     (dict(method=None), "method"), (dict(method=["direct"]), "method"), (dict(method="Direct"), "method"),
     (dict(guidance=float("nan")), "guidance"), (dict(guidance=float("inf")), "guidance"),
     (dict(guidance="7.5"), "guidance"), (dict(guidance=None), "guidance"), (dict(guidance=1e39), "guidance"),
@@ -614,17 +552,15 @@ def assert_says(kind, says, function, *arguments, **more):
     (dict(size="32"), "size"), (dict(size=(32,)), "size"), (dict(size=(32, 2)), "size"), (dict(size=5000), "size")])
 def test_what_cannot_be_inverted_is_a_ValueError_that_names_it(model, calls, arguments, says):
     """Before the network is asked at all."""
-    assert_says(ValueError, says, invert, model, **arguments)
+    refuses(lambda: invert(model, **arguments), says)
     assert not calls
 
 
-@pytest.mark.parametrize("file, kind, says", [
-    ("nowhere.png", FileNotFoundError, "no picture at .*nowhere.png"),
-    ("text.png", ValueError, "text.png cannot be read")])
-def test_a_file_that_is_no_picture_is_an_error(model, tmp_path, file, kind, says):
+def test_a_file_that_is_no_picture_is_an_error(model, tmp_path):
     """With its name."""
     (tmp_path / "text.png").write_text("a car")
-    assert_says(kind, says, invert, model, image=tmp_path / file)
+    refuses(lambda: invert(model, image=tmp_path / "nowhere.png"), "no picture at", "nowhere.png")
+    refuses(lambda: invert(model, image=tmp_path / "text.png"), "text.png cannot be read")
 
 
 def test_a_model_without_a_size_asks_for_one(model):
@@ -632,27 +568,26 @@ def test_a_model_without_a_size_asks_for_one(model):
     unet = Denoiser(model.schedule)
     unet.config = {**unet.config, "sample_size": None}
     nameless = dataclasses.replace(model, unet=unet)
-    assert_says(ValueError, "give size in pixels", invert, nameless)
+    refuses(lambda: invert(nameless), "give size in pixels")
     assert invert(nameless, steps=1, size=16).latents.shape == (2, 1, 4, 4, 4)
 
 
 @pytest.mark.parametrize("method, arguments, says", [
     ("direct", dict(prompts=["a car", SOURCE]), f"must be the inversion's, '{SOURCE}', not 'a car'"),
-    ("direct", dict(steps=3), "has 2 steps; give steps=2, or invert with 3"), ("direct", dict(steps=1), "has 2 steps"),
+    ("direct", dict(steps=3), "steps must be the inversion's, 2, not 3"),
     ("direct", dict(latents=torch.zeros(1, 4, 8, 8)), "latents or an inversion, not both"),
-    ("null-text", dict(guidance=3), "made for guidance 7.5; .* invert again with 3"),
-    ("null-text", dict(guidance=1), "made for guidance 7.5"),
-    ("null-text", dict(negative="snow"), "null-text has its own .* leave the negative prompt empty"),
+    ("null-text", dict(guidance=3), "must be that of the null-text inversion, 7.5, not 3"),
+    ("null-text", dict(guidance=1), "that of the null-text inversion"),
+    ("null-text", dict(guidance=lambda eps_c, eps_u, t: eps_c), "that of the null-text inversion"),
+    ("null-text", dict(negative="snow"), "leave the negative prompt empty"),
     ("negative-prompt", dict(negative="snow"), "negative-prompt has its own"),
-    ("direct", dict(height=64), "height is 64, .* 32"), ("direct", dict(width=64), "width is 64, .* 32"),
-    ("direct", dict(inversion="inv.safetensors"), "inversion must come from invert, or be a result, not str"),
-    ("direct", dict(inversion=torch.zeros(3, 1, 4, 8, 8)),
-     "inversion must come from invert, or be a result, not Tensor")])
+    ("direct", dict(height=64), "height must be 32"), ("direct", dict(width=64), "width must be 32"),
+    ("direct", dict(inversion="inv.safetensors"), "inversion must be what invert returns, or a Result, not"),
+    ("direct", dict(inversion=torch.zeros(3, 1, 4, 8, 8)), "inversion must be what invert returns")])
 def test_arguments_that_do_not_go_with_the_inversion_are_named(model, calls, method, arguments, says):
     """Before the network is asked at all."""
-    inv = of_noise(method)
-    assert_says(ValueError, says, p2p.prompt_to_prompt, model,
-                **{**dict(prompts=PROMPTS, steps=2, guidance=7.5, inversion=inv), **arguments})
+    arguments = {**dict(prompts=PROMPTS, steps=2, guidance=7.5, inversion=of_noise(method)), **arguments}
+    refuses(lambda: p2p.prompt_to_prompt(model, **arguments), says)
     assert not calls
 
 
@@ -668,23 +603,22 @@ def with_schedule(model, **changes):
 
 @pytest.mark.parametrize("change, says", [
     (lambda m: with_vae(m, block_out_channels=[16, 16], down_block_types=["DownEncoderBlock2D"] * 2,
-                        up_block_types=["UpDecoderBlock2D"] * 2), "VAE factor (4, not 2)"),
-    (lambda m: with_vae(m, scaling_factor=0.13025), "scale of latents (0.18215, not 0.13025)"),
+                        up_block_types=["UpDecoderBlock2D"] * 2), "kind of model"),
+    (lambda m: with_vae(m, scaling_factor=0.13025), "kind of model"),
     (lambda m: dataclasses.replace(m, unet=UNet(dict(ONE_BLOCK, in_channels=16, out_channels=16))),
-     "number of latent channels (4, not 16)"),
+     "kind of model"),
     (lambda m: with_schedule(m, alphas_cumprod=(1 - torch.linspace(0.0001, 0.02, 1000)).cumprod(0)), "noise schedule"),
     (lambda m: with_schedule(m, spacing="trailing"), "noise schedule"),
     (lambda m: with_schedule(m, offset=0), "noise schedule"),
     (lambda m: with_schedule(m, final_alpha=1.0), "noise schedule"),
-    (lambda m: with_schedule(m, prediction="v_prediction"), "prediction")], ids=range(8))
+    (lambda m: with_schedule(m, prediction="v_prediction"), "kind of model")], ids=range(8))
 def test_an_inversion_is_not_run_by_a_model_that_it_does_not_fit(model, tmp_path, calls, change, says):
     """Neither one from a picture, nor a saved one, nor a result: no picture of another size or of other noise."""
     inv, result = invert(model, steps=1), p2p.prompt_to_prompt(model, [SOURCE], steps=1)
     inv.save(tmp_path / "inv")
     calls.clear()
     for each in (inv, p2p.Inversion.load(tmp_path / "inv"), result):
-        assert_says(ValueError, re.escape(f"the inversion was made for another {says}; invert the picture again"),
-                    sample, change(model), each)
+        refuses(lambda each=each: sample(change(model), each), f"made for another {says}; invert the picture again")
     assert not calls
 
 
@@ -693,10 +627,9 @@ def test_an_inversion_is_not_run_by_a_model_of_other_text(model, xl, calls, meth
     """Its embeddings would not fit; and where it has none, maps and guidance would be another model's."""
     inv = invert(xl, method, 1)
     calls.clear()
-    says = r"another scale of latents \(0.13025, not 0.18215\) and another text width \(80, not 32\); invert"
-    assert_says(ValueError, says, sample, model, inv)
-    if inv.unconditional is not None:                      # which alone says it, in a file of an earlier version
-        assert_says(ValueError, "text width", sample, model, dataclasses.replace(inv, facts=None))
+    refuses(lambda: sample(model, inv), "another kind of model")
+    if inv.unconditional is not None:                      # whose shapes say it, where nothing else does
+        refuses(lambda: sample(model, dataclasses.replace(inv, fingerprint=None)), "unconditional of the inversion")
     assert not calls
 
 
@@ -704,18 +637,16 @@ def test_an_inversion_is_not_run_by_a_model_of_other_text(model, xl, calls, meth
 def test_pooled_text_that_the_model_has_not_or_lacks_is_told(model, xl, calls, method):
     """Also of a file of an earlier version, or one made by hand."""
     states = {m: torch.zeros(2, 1, 77, m.unet.config["cross_attention_dim"]) for m in (model, xl)}
-    for each, pooled, says in ((model, POOLED, r"\(40, not 0\)"), (xl, None, r"\(0, not 40\)"),
-                               (xl, POOLED[:, :8], r"\(8, not 40\)")):
+    for each, pooled in ((model, POOLED), (xl, None), (xl, POOLED[:, :8])):
         made = p2p.Inversion(Z, SOURCE, method, 7.5, states[each], pooled)
-        assert_says(ValueError, f"made for another pooled text width {says}; invert", sample, each, made)
+        refuses(lambda each=each, made=made: sample(each, made), "unconditional of the inversion")
     assert not calls
     assert sample(xl, p2p.Inversion(Z, SOURCE, method, 7.5, states[xl], POOLED), prompts=[SOURCE]).images
 
 
 def test_another_number_of_latent_channels_is_told(model, calls):
     """By the latents themselves, where nothing else says it."""
-    made = p2p.Inversion(Z[:, :, :3], SOURCE, "ddim", 7.5)
-    assert_says(ValueError, r"another number of latent channels \(3, not 4\)", sample, model, made)
+    refuses(lambda: sample(model, p2p.Inversion(Z[:, :, :3], SOURCE, "ddim", 7.5)), "latents must be", "(1, 3, 8, 8)")
     assert not calls
 
 
@@ -751,9 +682,9 @@ def test_a_vae_that_overflows_is_told_before_the_walk_up(folder, calls, method, 
     """As SDXL's does in fp16; what is wrong is named, and neither the walk nor null-text begins."""
     half = p2p.load(folder, "cpu", dtype)
     half = dataclasses.replace(half, vae=spoilt(half.vae, "encoder.conv_in.weight", value))
-    why = "torch.float16 is too narrow .* bfloat16 .*" if dtype == "float16" else ""
-    says = f"the VAE's latents of the picture are not finite numbers: {why}the weights are not finite"
-    assert_says(ValueError, says, invert, half, method)
+    says = ["the VAE's latents of the picture are not finite numbers", "the weights are not finite"]
+    says += ["torch.float16 is too narrow", "bfloat16"] * (dtype == "float16")
+    refuses(lambda: invert(half, method), *says)
     assert not calls
 
 
@@ -761,22 +692,22 @@ def test_a_unet_that_overflows_is_told_after_the_walk_up(folder, calls):
     """The steps of the walk and no more: null-text has nothing to optimise for."""
     half = p2p.load(folder, "cpu", "float16")
     half = dataclasses.replace(half, unet=spoilt(half.unet, "conv_out.weight", 6e4))
-    says = "the latents of the inversion are not finite numbers: torch.float16 is too narrow .* bfloat16"
-    assert_says(ValueError, says, invert, half, "null-text", 2)
+    says = "the latents of the inversion are not finite numbers: torch.float16 is too narrow", "bfloat16"
+    refuses(lambda: invert(half, "null-text", 2), *says)
     assert len(calls) == 2
 
 
 def test_embeddings_that_are_not_finite_are_told_at_their_step(model, calls, monkeypatch):
     """Gradients that overflow end null-text in its first step."""
     monkeypatch.setattr(inversion, "GRADIENT_SCALE", float("inf"))
-    assert_says(ValueError, "the null-text embeddings are not finite numbers", invert, model, "null-text", 2)
+    refuses(lambda: invert(model, "null-text", 2), "the null-text embeddings are not finite numbers")
     assert len(calls) == 2 + 1 + inversion.INNER_STEPS
 
 
 @pytest.mark.parametrize("guidance", [1e38, -1e30])
 def test_guidance_under_which_null_text_overflows_is_named(model, guidance):
-    says = f"the null-text embeddings are not finite numbers: guidance {guidance:g} caused this".replace("+", r"\+")
-    assert_says(ValueError, says, invert, model, "null-text", 2, guidance=guidance)
+    says = f"the null-text embeddings are not finite numbers: guidance {guidance:g} caused this"
+    refuses(lambda: invert(model, "null-text", 2, guidance=guidance), says)
 
 
 # ---- what goes together --------------------------------------------------------------------------------------------

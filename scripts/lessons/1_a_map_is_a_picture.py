@@ -41,7 +41,7 @@ show("1_picture", [result.images[0]], [P], side=256)
 # 77. Here every word is one token. A long or rare word has several.
 
 # %%
-tokens = {unit.text: unit.tokens for unit in pieces(model.tokenizer, P)}
+tokens = {piece.text: piece.tokens for piece in pieces(model.tokenizer, P)}
 last = max(max(at) for at in tokens.values())
 print("token  0      start")
 for word, at in tokens.items():
@@ -273,7 +273,8 @@ def maps_of(P, seed):
         return M_star
     image = p2p.prompt_to_prompt(model, [P], look, steps=STEPS, guidance=5.0, seed=seed).images[0]
     M = torch.stack(seen).mean(0)
-    return image, {unit.text: M[..., unit.tokens].sum(-1) for unit in pieces(model.tokenizer, P)}
+    return image, {piece.text: M[..., piece.tokens].sum(-1)
+                   for piece in pieces(model.tokenizer, P)}
 
 
 def is_red(image):
@@ -316,9 +317,9 @@ for _, maps in four:
 # We cut the picture up: each pixel goes to the word, of three, that it looks at most.
 
 # %%
-pieces = ["red", "car", "snow"]
-winners = [torch.stack([maps[word] for word in pieces]).argmax(0) for _, maps in four]
-print("part of each piece that is red\n\nseed  ", *(f"{'“' + word + '”':>7}" for word in pieces))
+three = ["red", "car", "snow"]
+winners = [torch.stack([maps[word] for word in three]).argmax(0) for _, maps in four]
+print("part of each piece that is red\n\nseed  ", *(f"{'“' + word + '”':>7}" for word in three))
 for seed, (winner, (image, _)) in enumerate(zip(winners, four)):
     of_piece = [is_red(image)[winner == n].double().mean().item() for n in range(3)]
     print(f"{seed:4}  ", *(f"{x:7.0%}" for x in of_piece))
@@ -328,7 +329,7 @@ image, blank = four[SEED][0], Image.new("RGB", four[SEED][0].size, "silver")
 masks = [Image.fromarray((winners[SEED] == n).numpy()).resize(blank.size, Image.Resampling.NEAREST)
          for n in range(3)]
 show("1_pieces", [image, *(Image.composite(image, blank, mask) for mask in masks)],
-     [P, *(f"look at “{word}” most" for word in pieces)])
+     [P, *(f"look at “{word}” most" for word in three)])
 
 # %% [markdown]
 # **Answer.** It does, inside the car: the body goes to "red", windows and wheels to "car".

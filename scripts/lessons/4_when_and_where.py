@@ -20,7 +20,7 @@ from p2p_min.lessons.figures import overlap, show
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
 STEPS = int(os.environ.get("LESSON_STEPS", 20))                    # of the denoising
-SEEDS = range(2)                                                   # the first two, none picked
+SEEDS = range(int(os.environ.get("LESSON_SEEDS", 2)))              # the first two, none picked
 model = p2p.load(device="cpu")               # the natural place for so small a model, GPU or not
 P, P_star = "a red cat", "a blue cat"
 settings = dict(steps=STEPS, guidance=5.0)
@@ -171,7 +171,7 @@ def watched(M, M_star, t):
     return inject(0, 0.8)(M, M_star, t)
 
 
-colour, = tokens_of(model.tokenizer, P_star, "blue")                    # where "red" is in the source
+colour, = tokens_of(model.tokenizer, P_star, "blue")               # where "red" is in the source
 cat, = tokens_of(model.tokenizer, P_star, "cat")
 groups = {"start token": [0], "“red” for “blue”": [colour], "“cat”": [cat],
           "end and padding": list(range(cat + 1, 77))}

@@ -15,20 +15,18 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
+import benchmark_edits
+import drawn_scenes
+import judge as judging
+import measures
 import p2p_min as p2p
+import pie_bench
+import presets
+import report
+import world
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "benchmark_edits.py"
-sys.path += [str(ROOT / "scripts"), str(ROOT / "scripts" / "edits"), str(ROOT / "scripts" / "toy")]
-import benchmark_edits  # noqa: E402
-import drawn_scenes  # noqa: E402
-import judge as judging  # noqa: E402
-import measures  # noqa: E402
-import pie_bench  # noqa: E402
-import presets  # noqa: E402
-import report  # noqa: E402
-import world  # noqa: E402
-
 FAST = ["direct", "negative-prompt"]
 COUNT = 7                                      # drawn scenes, one of each kind
 ALL = COUNT * (1 + 2 * len(FAST))              # results of them: the VAE's, and those of two presets
@@ -399,6 +397,7 @@ def test_a_killed_run_goes_on_where_it_was(drawn, tmp_path, monkeypatch):
     assert not [file for file in work.iterdir() if file.suffix == ".part"]
 
 
+@pytest.mark.long                              # the next one starts two processes as well
 def test_processes_share_the_work(drawn, tmp_path):
     """torchrun with one folder: the same numbers, each result made once."""
     arguments, path = drawn

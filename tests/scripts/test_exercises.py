@@ -1,11 +1,7 @@
 """The lessons' exercises: their checks take right answers and refuse wrong ones, also nearly right ones."""
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[2] / "scripts" / "lessons" / "solutions"))
 
 
 def cases():

@@ -1,18 +1,14 @@
 """Published methods in scripts/methods.py: each does on the toy what its paper claims, in few steps, and is short."""
 import inspect
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+import methods
 import p2p_min as p2p
 from p2p_min.attention import attend
 from p2p_min.ddim import alphas, timesteps
-
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
-import methods  # noqa: E402
 
 
 @pytest.fixture(scope="module")

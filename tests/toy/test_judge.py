@@ -1,14 +1,9 @@
 """The judge that ships: what the toy model's numbers rest on."""
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "scripts" / "toy"))
-import judge as judging  # noqa: E402
-import world  # noqa: E402
+import judge as judging
+import world
 
 
 @pytest.fixture(scope="module")

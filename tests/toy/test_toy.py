@@ -1,5 +1,4 @@
 """The model that ships: what the README's first command and the paper's examples rest on."""
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 import torch
 
 import p2p_min as p2p
+import world
 from conftest import DEVICE
 from p2p_min.align import tokens_of
 from p2p_min.checkpoints import hub
@@ -14,8 +14,6 @@ from p2p_min.networks.text import encode
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "weights" / "toy"
-sys.path.append(str(ROOT / "scripts" / "toy"))
-import world  # noqa: E402
 
 EXAMPLES = [["a big red bicycle", "a big red car"],
             ["a castle next to a river", "children drawing of a castle next to a river"]]

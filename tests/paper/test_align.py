@@ -143,7 +143,8 @@ def test_a_repeated_word_by_its_number_and_the_tokens_around_all_words_by_name(t
 
 @pytest.mark.parametrize("word, says", [
     ("cat#3", "'cat#3' is not in the prompt 'a cat and a cat'; its words are: cat#1, cat#2"),
-    ("cat#0", "cat#1, cat#2"), ("and#2", "its words are: and#1"), ("dog#1", "'dog#1' is not in .*its words are: a, cat, and"), ("#1", "its words are")])
+    ("cat#0", "cat#1, cat#2"), ("and#2", "its words are: and#1"),
+    ("dog#1", "'dog#1' is not in .*its words are: a, cat, and"), ("#1", "its words are")])
 def test_a_number_that_is_not_there_is_an_error(tokenizer, word, says):
     with pytest.raises(ValueError, match=says):
         tokens_of(tokenizer, "a cat and a cat", word)

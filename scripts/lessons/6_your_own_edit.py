@@ -64,6 +64,7 @@ assert times == [n / 5 for n in (5, 4, 3, 2, 1)]
 # Queries, keys and values of a model in half precision: two rows, 4 heads, 8 × 8 pixels.
 half = torch.zeros(2, 4, 64, 16, dtype=torch.bfloat16, device="cpu")
 attend(half, half, half, (8, 8), look, t=1.0)
+assert seen[-1] == ((4, 8, 8, 64), (1, 4, 8, 8, 64), 1.0)
 
 # %% [markdown]
 # ## What does an edit of maps change?

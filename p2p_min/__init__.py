@@ -16,15 +16,14 @@ warnings.filterwarnings("ignore", "IProgress not found")   # tqdm's, in notebook
 __all__ = ["Inversion", "LocalBlend", "Recorder", "auto", "explorer", "invert", "load", "prompt_to_prompt", "refine",
            "replace", "reweight", "self_replace", "word_sheet"]
 __version__ = "0.1.0"
+MODULES = ("editing", "edits", "blend", "inversion", "checkpoints", "maps")           # which have them
 
 
 def __getattr__(name):
     """A name of `__all__`, imported when it is used: the command line's --help need not wait for torch."""
     if name in __all__:
-        for module in ("edits", "editing", "blend", "inversion", "checkpoints", "maps"):
-            found = vars(importlib.import_module(f".{module}", __name__))
-            if name in found:
-                return found[name]
+        modules = (importlib.import_module(f"p2p_min.{module}") for module in MODULES)
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -19,7 +19,7 @@ def main(argv=None):
     on_ctrl_c = partial(signal.signal, signal.SIGINT) if is_ours else lambda handler: None
     on_ctrl_c(signal.SIG_DFL)
 
-    # A terminal without "×" must not end the run; a log must have each line at once.
+    # A terminal without "×" must not end the run, and a log must have each line at once.
     for stream in sys.stdout, sys.stderr:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace", line_buffering=True)

@@ -53,20 +53,15 @@ def word_steps(text):
 
 
 @written("WORD=C or WORD=C,C,… with numbers C")
-def word_factors(text):
-    word, _, factors = text.rpartition("=")
-    if not word:
-        raise ValueError
-    return word, [float(factor) for factor in factors.split(",")]
+def factors(text):
+    word, numbers = text.rsplit("=", 1)
+    return word, [float(number) for number in numbers.split(",")]
 
 
 @written("pixels, such as 512 for the shorter side, or 768x512 for width and height")
 def size(text):
-    """512, or (512, 768), height first"""
-    sides = tuple(int(part) for part in text.split("x"))
-    if len(sides) > 2:
-        raise ValueError
-    return sides[::-1] if len(sides) == 2 else sides[0]
+    width, x, height = text.partition("x")
+    return (int(height), int(width)) if x else int(width)
 
 
 @written("a port number, from 0 (any free one) to 65535")
@@ -115,7 +110,7 @@ def build_parser(is_live=False):
     add("--cross-steps", action="append", default=[], metavar="[WORD=]STEPS", type=word_steps,
         help="when cross-attention maps are injected, of all words or of one (default: 0.8); repeatable")
     add("--self-steps", metavar="STEPS", type=steps, help="when self-attention maps are injected (default: 0.4)")
-    add("--reweight", action="append", default=[], metavar="WORD=C[,C...]", type=word_factors,
+    add("--reweight", action="append", default=[], metavar="WORD=C[,C...]", type=factors,
         help="multiply the maps of a word of the target by C; several C make one target each; repeatable")
     add("--blend", nargs="+", metavar="WORD", help="change only where these attend: one for all prompts, or one each")
     add("--subtract", nargs="+", metavar="WORD", help="do not change where these attend, even if --blend would")
@@ -136,7 +131,7 @@ def parse(argv):
     """The arguments of a run or of a live page. Raises ValueError for all that can be told without torch."""
     if any(argument.split("=")[0] == "--live" for argument in argv):
         args, others = build_parser(is_live=True).parse_known_intermixed_args(argv)
-        must(not others, "--live", "with SOURCE, one TARGET and options of the model alone", others)
+        must(not others, "--live", "alone, or with SOURCE, one TARGET and options of the model", " ".join(others))
         return args
     args = build_parser().parse_args(argv)
     args.targets, args.factors = spread(args.source, args.targets, dict(args.reweight))
@@ -146,7 +141,8 @@ def parse(argv):
     args.seed, args.self_steps = args.seed or 0, args.self_steps or (0.0, 0.4)
     args.cross_steps = {"default_": (0.0, 0.8), **dict(args.cross_steps)}
     args.prompts = [args.source, *args.targets]
-    args.blend, args.subtract = (per_prompt(name, getattr(args, name), args.prompts) for name in ("blend", "subtract"))
+    args.blend = args.blend and per_prompt("--blend", args.blend, len(args.prompts))
+    args.subtract = args.subtract and per_prompt("--subtract", args.subtract, len(args.prompts))
     args.singles = [args.out.with_name(f"{args.out.stem}-{i}.png") for i in range(len(args.prompts) * args.singles)]
 
     outputs = named(args, "out", "maps", "page")
@@ -158,9 +154,9 @@ def parse(argv):
 
 
 def named(args, *names):
-    """[(option, what was given)]"""
-    return [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in names
-            if getattr(args, name) not in (None, [], "")]
+    """Those of the options that were given, [(option, value)]."""
+    values = vars(args)
+    return [(f"--{name.replace('_', '-')}", values[name]) for name in names if values[name] not in (None, [], "")]
 
 
 def check_together(args):
@@ -191,10 +187,8 @@ def spread(source, targets, factors):
     return (targets * n)[:n], [{word: (values * n)[i] for word, values in factors.items()} for i in range(n)]
 
 
-def per_prompt(name, words, prompts):
-    """A word for each prompt, None for "-"; or None."""
-    if words is None:
-        return None
-    must(len(words) in (1, len(prompts)) and set(words) != {"-"}, f"--{name}",
-         f"one word, or one for each of the {len(prompts)} prompts, - for one that has none", words)
-    return [None if word == "-" else word for word in words * len(prompts)][:len(prompts)]
+def per_prompt(option, words, n):
+    """A word for each of n prompts, None for "-"."""
+    must(len(words) in (1, n) and set(words) != {"-"}, option,
+         f"one word, or one for each of the {n} prompts, - for one that has none", words)
+    return [None if word == "-" else word for word in words * n][:n]

@@ -36,7 +36,10 @@ from p2p_min import ddim
 from p2p_min.networks import text, unet, vae
 
 PROMPTS = ["a red car on the grass", "a blue car on the grass"]
-TABLES = dict(unet=unet, vae=vae, text_encoder=text, text_encoder_2=text, scheduler=ddim)
+PARTS = dict(unet=unet, vae=vae, text_encoder=text, text_encoder_2=text, scheduler=ddim)
+# The settings that their tables know.
+KEYS = {part: [key for name, table in vars(module).items() if name.isupper() and isinstance(table, dict) for key in table]
+        for part, module in PARTS.items()}
 BAD = ("late", "traceback", "hang", "memory")
 VALUES = [
     None, True, False, 0, 1, 2, 3, 5, -1, -7, 8.0, 0.5, -0.5, 1e-30, 1e30, 10 ** 8, 5 * 10 ** 8, 2 ** 63, 10 ** 400,
@@ -84,9 +87,9 @@ def spoil(rng, name, raw):
     found = list(places(content))
     wide = collections.Counter(path[:2] for path in found)             # the vocabulary does not crowd out the rest
     path, value = rng.choices(found, [1 / wide[path[:2]] for path in found])[0], rng.choice(VALUES)
-    table = TABLES.get(name.split("/")[0])
-    if way == "added" and table and name.endswith("config.json"):
-        path = (rng.choice([*table.USED, *table.FIXED]),)
+    keys = KEYS.get(name.split("/")[0])
+    if way == "added" and keys and name.endswith("config.json"):
+        path = (rng.choice(keys),)
     inner = content
     for key in path[:-1]:
         inner = inner[key]

@@ -24,10 +24,10 @@ from p2p_min.pictures import read_picture
 SECONDS = 10                                   # a file of a few pixels must not take longer
 PIXELS = 1_000_000                             # more need time and memory, in which a header may lie
 FORMATS = dict(                                # format: modes
-    PNG="RGB RGBA L LA P I;16 1", JPEG="RGB L CMYK", GIF="P L", TIFF="RGB RGBA L I;16 I F 1 CMYK P", WEBP="RGB RGBA",
-    BMP="RGB L P", DIB="RGB", ICO="RGBA", ICNS="RGBA", AVIF="RGB RGBA", JPEG2000="RGB L RGBA", PPM="RGB L 1 I;16 F",
+    PNG="RGB RGBA L LA P I;16 1", JPEG="RGB L CMYK", GIF="P L", TIFF="RGB RGBA L I;16 1 CMYK P", WEBP="RGB RGBA",
+    BMP="RGB L P", DIB="RGB", ICO="RGBA", ICNS="RGBA", AVIF="RGB RGBA", JPEG2000="RGB L RGBA", PPM="RGB L 1",
     TGA="RGB RGBA L P", DDS="RGB RGBA", BLP="P", PCX="RGB L 1", SGI="RGB L", IM="RGB L P", MSP="1", XBM="1",
-    SPIDER="F", MPO="RGB", QOI="RGB RGBA")     # not PCX with a palette: cut off, Pillow cannot tell that it was there
+    MPO="RGB", QOI="RGB RGBA")     # not PCX with a palette: cut off, Pillow cannot tell that it was there
 HAVE_EXIF = ("PNG", "JPEG", "TIFF", "WEBP", "AVIF", "MPO")
 
 

@@ -148,7 +148,7 @@ def test_a_word_of_one_token_is_one_to_point_at():
     tokenizer, text = build_tokenizer(), "A sks_dog, 🐱!"
     tokenizer.add_tokens("sks_dog")
     recorder = p2p.Recorder(tokenizer, [text], per_step=True)
-    recorder()(torch.rand(2, 8, 8, 77), torch.rand(0, 2, 8, 8, 77), 1.0)
+    recorder.look(torch.rand(2, 8, 8, 77), *[torch.rand(0, 2, 8, 8, 77)] * 2, 1.0)
     rows = [(word, 0, False) for word in recorder.words()]
     pieces = paging.of_prompt(recorder, rows, 0, (8, 8), slice(None))["pieces"]
     assert pieces == [["A", 0], [" ", None], ["sks_dog", 1], [", ", None], ["🐱", 2], ["!", None]]

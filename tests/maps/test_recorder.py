@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 import p2p_min as p2p
+from conftest import refuses
 from p2p_min.align import tokens_of
 from p2p_min.ddim import alphas, timesteps
-from p2p_min.maps import sheets
+from p2p_min.maps import sheet as sheets
 from p2p_min.pictures import sheet
 
 PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
@@ -80,8 +81,8 @@ def test_a_run_leaves_no_trace_in_the_edit(model, tokenizer, recorder):
 def test_an_edit_that_writes_into_the_maps_does_not_reach_what_was_seen_before(model, tokenizer, recorder):
     """Trap 9: M and M_star are those that attention made; M_hat is what the edit left."""
     sample(model, None, recorder=recorder, steps=1)
-    again = p2p.Recorder(tokenizer, PROMPTS)
-    sample(model, {"mid_block": again(scribble)}, steps=1)  # there alone: elsewhere it changes what later layers see
+    again = p2p.Recorder(tokenizer, PROMPTS, layers="mid_block")         # elsewhere it changes what later layers see
+    sample(model, {"mid_block": scribble}, recorder=again, steps=1)
     for prompt in (0, 1, 2):
         word = again.words(prompt)[2]                      # token 3, which is written into
         seen = recorder.maps(word, prompt, size=again.size)
@@ -151,9 +152,9 @@ def test_the_usual_size_is_the_one_nearest_to_16(run, tokenizer):
 def recorder_of(tokenizer, sizes, **options):
     """One that was shown maps of these sizes at t = 1."""
     recorder = p2p.Recorder(tokenizer, PROMPTS[:2], **options)
-    look = recorder()
     for size in sizes:
-        look(torch.rand(2, *size, 77), torch.rand(1, 2, *size, 77), 1.0)
+        M, M_star = torch.rand(2, *size, 77), torch.rand(1, 2, *size, 77)
+        recorder.look(M, M_star, M_star, 1.0)
     return recorder
 
 
@@ -179,9 +180,28 @@ def test_a_new_run_starts_anew(model, tokenizer, recorder):
     sample(model, scribble, steps=3, recorder=recorder)
     sample(model, edit_of(tokenizer), steps=2, recorder=recorder)
     again = p2p.Recorder(tokenizer, PROMPTS, per_step=True)
-    sample(model, again(edit_of(tokenizer)), steps=2)
+    sample(model, edit_of(tokenizer), steps=2, recorder=again)
     assert recorder.times == [1, 0.5] == list(recorder.predictions)
     assert (recorder.maps("bicycle", 1) == again.maps("bicycle", 1)).all()
+
+
+def test_an_interrupted_run_leaves_nothing_in_the_next(model, tokenizer, recorder):
+    """Ctrl-C in the third of four steps, and then a run from another seed."""
+    def interrupted(steps, desc):
+        for n, step in enumerate(steps):
+            if n == 2:
+                raise KeyboardInterrupt
+            yield step
+    with pytest.raises(KeyboardInterrupt):
+        sample(model, None, recorder=recorder, progress=interrupted)
+    assert recorder.times == [1, 0.75]
+    again = p2p.Recorder(tokenizer, PROMPTS, per_step=True)
+    for each in (recorder, again):
+        sample(model, None, steps=3, seed=1, recorder=each)
+    assert recorder.times == again.times == list(recorder.predictions)
+    for word, prompt in (("car", 0), ("bicycle", 1)):
+        np.testing.assert_array_equal(recorder.maps(word, prompt, per_step=True), again.maps(word, prompt, per_step=True))
+        np.testing.assert_array_equal(recorder.maps(word, prompt), again.maps(word, prompt))
 
 
 def test_it_sees_only_its_layers(model, tokenizer):
@@ -201,7 +221,7 @@ def test_start_and_end_and_numbers_name_their_tokens(tokenizer):
     recorder, maps = p2p.Recorder(tokenizer, ["a car and a cat", "a car"]), torch.zeros(2, 1, 2, 8, 8, 77)
     for row, end in ((0, 6), (1, 3)):
         maps[row, ..., 0], maps[row, ..., end], maps[row, ..., 1] = 0.5 + row, 0.2 + row, 0.1
-    recorder()(maps[0, 0], maps[1], 1.0)
+    recorder.look(maps[0, 0], maps[1], maps[1], 1.0)
     for row in (0, 1):
         assert np.allclose(recorder.maps("<start>", row), 0.5 + row)
         assert np.allclose(recorder.maps("<end>", row), 0.2 + row)
@@ -229,8 +249,7 @@ def test_what_a_step_foresees_is_where_its_noise_points(model, run):
 
 
 def test_watch_must_be_a_function(model):
-    with pytest.raises(ValueError, match="watch must be a function"):
-        sample(model, None, watch="yes")
+    refuses(lambda: sample(model, None, watch="yes"), "watch must be a function")
 
 
 # ---- what it refuses -----------------------------------------------------------------------------------------------
@@ -244,20 +263,26 @@ def test_watch_must_be_a_function(model):
     (lambda r: r.maps("a", per_step=True, per_head=True), "one of per_step and per_head"),
     (lambda r: p2p.Recorder(r.tokenizer, "a car"), "prompts must be a list"),
     (lambda r: p2p.Recorder(r.tokenizer, PROMPTS).maps("a"), "nothing is recorded yet"),
-    (lambda r: r("replace"), "an edit must be a function, not 'replace'"),
-    (lambda r: r({"up_blocks": 3}), "an edit must be a function, not 3"),
-    (lambda r: r()(torch.rand(2, 8, 8, 77), torch.rand(1, 2, 8, 8, 77), 0.1), "built for 3 prompts; the run has 2"),
-    (lambda r: r()(torch.rand(2, 8, 8, 64), torch.rand(2, 2, 8, 8, 64), 0.1), "cross-attention"),
+    (lambda r: r.look(torch.rand(2, 8, 8, 77), *[torch.rand(1, 2, 8, 8, 77)] * 2, 0.1), "3 prompts; the run has 2"),
 ])
 def test_impossible_requests_say_why(run, ask, says):
-    with pytest.raises(ValueError) as error:
-        ask(run[0])
-    assert says in str(error.value) and "\n" not in str(error.value)
+    refuses(lambda: ask(run[0]), says)
+
+
+def test_a_recorder_of_other_prompts_says_so_in_the_run(model, tokenizer):
+    recorder = p2p.Recorder(tokenizer, PROMPTS[:2])
+    refuses(lambda: sample(model, None, steps=1, recorder=recorder), "built for 2 prompts; the run has 3")
+
+
+def test_a_recorder_in_the_place_of_an_edit_is_told_where_it_belongs(model, recorder):
+    for name in ("cross_edit", "self_edit", "watch"):
+        refuses(lambda: p2p.prompt_to_prompt(model, PROMPTS, steps=1, **{name: recorder}), name, "recorder=")
+    refuses(lambda: sample(model, {"up_blocks": recorder}), "cross_edit", "recorder=")
+    refuses(lambda: sample(model, None, recorder=lambda M, M_star, t: M_star), "recorder must be a Recorder")
 
 
 def test_steps_that_were_not_asked_for_are_an_error(tokenizer):
-    with pytest.raises(ValueError, match="per_step=True"):
-        recorder_of(tokenizer, [(8, 8)]).maps("a", per_step=True)
+    refuses(lambda: recorder_of(tokenizer, [(8, 8)]).maps("a", per_step=True), "per_step=True")
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
@@ -309,7 +334,8 @@ def test_negative_maps_are_said_to_be_blue(model, tokenizer, monkeypatch):
     said, legend = [], sheets.legend
     monkeypatch.setattr(sheets, "legend", lambda text, width: said.append(text) or legend(text, width))
     recorder = p2p.Recorder(tokenizer, ["a car"] * 2)
-    result = sample(model, recorder(p2p.reweight(tokenizer, ["a car"] * 2, {"car": -2.0})), ["a car"] * 2, steps=1)
+    edit = p2p.reweight(tokenizer, ["a car"] * 2, {"car": -2.0})
+    result = sample(model, edit, ["a car"] * 2, steps=1, recorder=recorder)
     p2p.word_sheet(recorder, result.images)
     assert "below 0 is blue" in said[0]
 
@@ -322,7 +348,7 @@ def test_a_notebook_shows_a_result_by_itself(run):
 
 
 def test_runs_of_one_step_are_each_their_own(model, recorder):
-    """t does not rise between them; giving the recorder an edit starts it anew."""
+    """Their t is the same; each run begins the recorder anew."""
     found = []
     for seed in (0, 1, 0):
         sample(model, None, recorder=recorder, steps=1, seed=seed)

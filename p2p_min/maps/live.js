@@ -89,15 +89,15 @@ function said(text, value = 0, max = 1) {
   Object.assign($("progress"), {max, value});
 }
 
-async function ask(what, body, type, hear) {
+async function ask(what, body, hear) {
   // The last line of the answer; `hear` gets those before it. One request at a time: a newer one ends the one before.
   request?.abort();
   const mine = request = new AbortController();
   $("stop").disabled = false;
   clear();
   try {
-    const response = await fetch(what, {method: "POST", body, headers: {"Content-Type": type}, signal: mine.signal});
-    if (!response.ok) throw new Error(await response.text());
+    const response = await fetch(what, {method: "POST", body, signal: mine.signal});
+    if (!response.ok) throw new Error(response.statusText);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "", message = null;
     for (;;) {
@@ -139,7 +139,7 @@ const hear = ({said: what, step, of}) => said(`${what}, ${step} of ${of}`, step,
 async function send() {
   said("waiting for the run before this one to end");
   const began = performance.now(), sent = JSON.stringify(settings);
-  const answer = await ask("run", sent, "application/json", hear);
+  const answer = await ask("run", sent, hear);
   if (!answer) return;
   await render(answer.data);
   shownAnswer = {...answer, sent};
@@ -236,8 +236,9 @@ async function showMask() {
 const pictureNames = {};
 
 async function take(file) {
+  if (file.size > live.largest) return refuse("picture", `A picture may have at most ${live.largest / 1e6} MB.`);
   said(`reading ${file.name}`);
-  const answer = await ask("picture", file, file.type || "image/unknown", () => {});
+  const answer = await ask("picture", file, () => {});
   if (!answer) return;
   const {picture, size, taken} = answer;
   pictureNames[picture] = `${file.name}, ${size.join(" × ")} taken as ${taken.join(" × ")}`;
@@ -251,7 +252,7 @@ function save(name, href) {
 
 async function savePage() {
   const sent = JSON.stringify(settings);
-  const answer = await ask("page", sent, "application/json", hear);
+  const answer = await ask("page", sent, hear);
   if (!answer) return;
   if (shownAnswer?.sent !== sent) send();                  // it was on its way; now it is kept
   const address = URL.createObjectURL(new Blob([answer.page], {type: "text/html"}));

@@ -1,227 +1,127 @@
 """The live page: from its settings to what it shows. server.py passes both over HTTP.
 
-A change of the settings computes only what depends on it. The source is kept as an inversion, of a picture or of its
-own run, and every edit begins from it. So the same settings always give the same picture.
+A change computes only what depends on it. The source is kept as an inversion, of a picture or of its own run, and every
+edit begins from it. So the same settings always give the same picture.
 """
-import dataclasses
 import hashlib
 import io
 import json
-import reprlib
 import shlex
 import threading
-from collections import OrderedDict
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
 
 import torch
 from PIL import Image
 
 from ..align import unknown_words
 from ..blend import LocalBlend
-from ..ddim import timesteps
-from ..editing import prompt_to_prompt
+from ..checks import is_number, is_whole, must
+from ..editing import decode, prompt_to_prompt
 from ..edits import auto, refine, replace, reweight, self_replace
-from ..inversion import METHODS, invert
-from ..networks.config import whole
+from ..inversion import invert
 from ..networks.text import spans
 from ..pictures import fit, open_rgb
 from .page import STRIP, page_data, partner, url, write_page
 from .recorder import Recorder
 
-KINDS = dict(auto=auto, replace=replace, refine=refine, none=None)
+KINDS = dict(auto=auto, replace=replace, refine=refine)
+SETTINGS = dict(                               # and their initial values
+    source="a red car in the snow", target="a red boat in the snow", kind="auto", cross=[0, 0.6], self=[0, 0.4],
+    guidance=5, steps=20, seed=0, weights={}, blend=[], layers="", picture=None, method="direct")
+NUMBERS = dict(                                # that one can type: what they are, from, to
+    guidance=(is_number, "a number", -100, 100),
+    steps=(is_whole, "a whole number", 1, 200),
+    seed=(is_whole, "a whole number", 0, 2 ** 53))         # JavaScript knows no larger ones
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")     # of a picture from the browser; some others run programs
-PIXELS = 50_000_000                            # of such a picture
-KEPT = 8                                       # sources, pictures, answers: the last so many
+CACHE_SIZE = 8
+
+PROGRAM = """\
+import p2p_min as p2p
+
+model = p2p.load({model})
+prompts = {prompts}
+source = p2p.{source}
+{edits}
+result = p2p.prompt_to_prompt(model, prompts, edit, self_edit, blend=blend, inversion=source, {run})
+result.images[1].save("target.png")"""
 
 
-def is_text(value):
-    return isinstance(value, str) and len(value) <= 1000
-
-
-def is_window(value):
-    return isinstance(value, list) and len(value) == 2 and all(map(within(0, 1), value)) and value[0] <= value[1]
-
-
-def within(low, high):
-    return lambda x: isinstance(x, (int, float)) and not isinstance(x, bool) and low <= x <= high
-
-
-WINDOW = "a window [from, to] of the steps, each from 0 to 1"
-SETTINGS = {                                   # name: (at first, what fits, what that is)
-    "source": ("a red car in the snow", is_text, "a text of at most 1000 characters"),
-    "target": ("a red boat in the snow", is_text, "a text of at most 1000 characters"),
-    "kind": ("auto", lambda x: x in list(KINDS), "auto, replace, refine or none"),
-    "cross": ([0, 0.6], is_window, WINDOW),
-    "self": ([0, 0.4], is_window, WINDOW),
-    "guidance": (5, within(-100, 100), "a number from -100 to 100"),
-    "steps": (20, *whole(1, 200)),
-    "seed": (0, whole(0, 2 ** 63 - 1).fits, "a whole number from 0 to 2^63 - 1"),
-    "weights": ({}, lambda x: isinstance(x, dict) and len(x) < 78 and all(map(within(-2, 2), x.values())),
-                "an object {word: factor}, each factor from -2 to 2"),
-    "blend": ([], lambda x: isinstance(x, list) and len(x) < 78 and all(map(is_text, x)), "a list of words"),
-    "layers": ("", is_text, "the beginning of a module's name"),
-    "picture": (None, lambda x: x is None or is_text(x), "null, or what the server called a picture"),
-    "method": ("direct", lambda x: x in METHODS, ", ".join(METHODS)),
-}
-
-
-class Refused(ValueError):
-    """What cannot be done, and the setting that it is about, or None."""
-
-    def __init__(self, message, setting=None):
-        super().__init__(" ".join(str(message).split()))
-        self.setting = setting
-
-
-class Replaced(Exception):
-    """A newer request is there."""
+class Superseded(Exception):
+    """A newer request waits, or the server closes."""
 
 
 @contextmanager
-def about(setting):
-    """A ValueError inside is about this setting."""
+def blaming(setting):
+    """A ValueError inside gets this setting as `setting`: the page shows the message at its control."""
     try:
         yield
-    except Refused:
-        raise
     except ValueError as error:
-        raise Refused(error, setting) from None
+        error.setting = setting
+        raise
 
 
 def check_settings(given):
-    """All settings; those that are not given have their first value. Raises Refused for an invalid one."""
-    if not isinstance(given, dict):
-        raise Refused("the settings must be an object")
-    for name in given.keys() - SETTINGS.keys():
-        raise Refused(f"there is no setting {reprlib.repr(name)}; there are {', '.join(SETTINGS)}")
-    for name, value in given.items():
-        if not SETTINGS[name][1](value):
-            raise Refused(f"{name} must be {SETTINGS[name][2]}, not {reprlib.repr(value)}", name)
-    return {name: given.get(name, first) for name, (first, _, _) in SETTINGS.items()}
+    """All settings; those that are not given have their initial value. Raises ValueError for an invalid one."""
+    must(given.keys() <= SETTINGS.keys(), "settings", f"some of {', '.join(SETTINGS)}", list(given))
+    settings = SETTINGS | given
+    for name, (is_kind, kind, low, high) in NUMBERS.items():
+        with blaming(name):
+            value = settings[name]
+            must(is_kind(value) and low <= value <= high, name, f"{kind} from {low} to {high}", value)
+    return settings
 
 
-class Telling:
-    """A network that calls `tell` before it computes. Everything else is the network's.
+class Cache(dict):
+    """The results that were used last, by what they depend on."""
 
-    decoded  a `Kept` of the VAE's pictures: those of a kept source come again with every change
-    """
-
-    def __init__(self, network, tell, decoded=None):
-        self.network, self.tell, self.decoded = network, tell, decoded
-
-    def __call__(self, *args):
-        self.tell()
-        return self.network(*args)
-
-    def decode(self, z):
-        def make():
-            self.tell()
-            return self.network.decode(z)
-        return self.decoded.find(z.float().cpu().numpy().tobytes(), make)
-
-    def __getattr__(self, name):
-        return getattr(self.network, name)
+    def find(self, key, make, size=CACHE_SIZE):
+        result = self[key] = self.pop(key) if key in self else make()
+        if len(self) > size:
+            del self[next(iter(self))]
+        return result
 
 
-class Seen:
-    """A blend that tells its last mask afterwards."""
+class MaskedBlend(LocalBlend):
+    """A local blend that keeps its last mask, (height, width) of booleans."""
 
-    def __init__(self, blend):
-        self.blend = blend
+    def begin(self, *sizes):
+        look, blend = super().begin(*sizes)
 
-    def begin(self, *args):
-        look, blend = self.blend.begin(*args)
-
-        def seen(z, z_star, t):
-            self.last = partial(blend, torch.zeros_like(z), torch.ones_like(z_star), t)
+        def blend_and_keep(z, z_star, t):
+            # A blend takes z outside its mask and z_star inside: here zeros and ones.
+            self.last_mask = blend(torch.zeros_like(z), torch.ones_like(z_star), t)[0, 0] > 0
             return blend(z, z_star, t)
-        return look, seen
-
-    @property
-    def mask(self):
-        """(height, width) of booleans: a blend takes z outside the mask and z_star inside, here zeros and ones."""
-        return self.last()[0, 0] > 0
-
-
-class Kept(OrderedDict):
-    """The last few of what was made."""
-
-    def __init__(self, most=KEPT):
-        super().__init__()
-        self.most = most
-
-    def find(self, key, make):
-        if key not in self:
-            self[key] = make()
-        self.move_to_end(key)
-        while len(self) > self.most:
-            self.popitem(last=False)
-        return self[key]
+        return look, blend_and_keep
 
 
 class Session:
-    """One model, and what the page has asked of it. One run at a time: a newer request replaces those before it.
+    """One model, and what the page has asked of it. One run at a time: a newer request ends those before it.
 
-    given  the arguments of `load` that the model was made with, by name, those of the command line too
+    options  the arguments of `load` that made the model, by name, as the command line has them too
     """
 
-    def __init__(self, model, given):
-        self.model, self.given = model, given
-        self.pictures, self.sources, self.plain, self.answers = Kept(), Kept(), Kept(), Kept()
-        self.decoded = Kept(4 * STRIP)                     # of the source and of the target, this time and the last
-        self.change, self.newest, self.is_running = threading.Condition(), 0, False
-        self.layers = [name for name, module in model.unet.named_modules() if hasattr(module, "to_q")]
+    def __init__(self, model, options):
+        self.model = model
+        self.options = {name: value for name, value in options.items() if value is not None}
+        self.pictures, self.sources, self.plain, self.decoded, self.answers = (Cache() for _ in range(5))
+        self.running, self.newest, self.is_closed = threading.Lock(), None, False
+        self.layers = [*model.unet.attention_names("cross"), *model.unet.attention_names("self")]
 
-    def close(self, seconds=30):
-        """Ends what runs, and waits for it."""
-        with self.change:
-            self.newest = float("inf")
-            self.change.notify_all()
-            self.change.wait_for(lambda: not self.is_running, seconds)
-
-    @contextmanager
-    def turn(self):
-        """Waits for the run before this one, which ends. Yields check(), which raises Replaced when it is our turn to.
-        """
-        with self.change:
-            self.newest += 1
-            number = self.newest
-            self.change.notify_all()
-            self.change.wait_for(lambda: number < self.newest or not self.is_running)
-            if number < self.newest:
-                raise Replaced
-            self.is_running = True
-
-        def check():
-            if number < self.newest:
-                raise Replaced
-        try:
-            yield check
-        finally:
-            with self.change:
-                self.is_running = False
-                self.change.notify_all()
+    def close(self):
+        """Ends what runs at its next step, and lets nothing else begin."""
+        self.is_closed = True
 
     def keep_picture(self, content):
-        """Keeps a picture file's bytes as the model takes them. Raises Refused if it is not a picture, or too large."""
-        Image.init()
-        formats = [name for name in FORMATS if name in Image.OPEN]
-        with about("picture"):
-            if self.model.size is None:
-                raise ValueError("this model names no size of its own")
+        """Keeps a picture file's bytes as the model takes them. Raises ValueError if they are no picture."""
+        with blaming("picture"):
             try:
-                width, height = Image.open(io.BytesIO(content), formats=formats).size
-            except Exception:                              # see open_rgb
-                raise ValueError(f"this cannot be read as a picture ({', '.join(formats)})") from None
-            if width * height > PIXELS:
-                raise ValueError(f"a picture of {width} × {height} is too large; at most {PIXELS:,} pixels")
-            full = open_rgb(io.BytesIO(content), "white", "this", formats)
+                full = open_rgb(io.BytesIO(content), "white", "this", FORMATS)
+            except ValueError:                             # which names no file
+                raise ValueError(f"this cannot be read as a picture ({', '.join(FORMATS)})") from None
             picture = fit(full, min(self.model.size), self.model.vae.factor)
         name = hashlib.sha256(content).hexdigest()[:16]    # so that the same file is the same picture
-        with self.change:
-            self.pictures.find(name, lambda: picture)
+        self.pictures.find(name, lambda: picture)
         return dict(picture=name, size=full.size, taken=picture.size)
 
     def page(self, given, say):
@@ -231,114 +131,132 @@ class Session:
     def answer(self, given, say):
         """What the page shows of these settings: its data, the blend's mask, and the code that does the same.
 
-        say(message) hears of each step. Raises Refused for what cannot be, Replaced, and what `say` raises.
+        say(message) is called before each step. Raises ValueError for what cannot be, with the `setting` to blame if it
+        is one; Superseded; and what `say` raises.
         """
         settings = check_settings(given)
-        with self.turn() as check:
-            return self.answers.find(json.dumps(settings, sort_keys=True), lambda: self.compute(settings, check, say))
+        self.newest = request = object()
 
-    def compute(self, settings, check, say):
-        tokenizer, s = self.model.tokenizer, settings
-        prompts, steps, guidance = [s["source"], s["target"]], s["steps"], s["guidance"]
-        for name in ("source", "target"):
-            with about(name):
-                spans(tokenizer, s[name])
-        with about("steps"):
-            timesteps(self.model.schedule, steps)
-        recorder = Recorder(tokenizer, prompts, per_step=True)
-        edit, own, blend, code = self.edits(s, recorder)
+        def check():
+            if self.is_closed or self.newest is not request:
+                raise Superseded
 
-        def told(said, of):
-            """What tells the page of each of its calls, which may be the last."""
-            numbers = count(1)
-
-            def tell():
+        def report(said, steps, desc=None):
+            """The steps, each told to the page before it begins: the `progress` of a run."""
+            for number, step in enumerate(steps, 1):
                 check()
-                say(dict(said=said, step=min(next(numbers), of), of=of))
-            return tell
+                say(dict(said=said, step=number, of=len(steps)))
+                yield step
 
-        def telling(said, of):
-            return dataclasses.replace(self.model, unet=Telling(self.model.unet, told(said, of)), vae=vae)
+        with self.running:
+            check()
+            key = json.dumps(settings, sort_keys=True)
+            return self.answers.find(key, lambda: self.compute(settings, report))
 
-        vae = Telling(self.model.vae, told("decoding pictures", 2 + 2 * min(STRIP, steps)), self.decoded)
+    def compute(self, s, report):
+        tokenizer, prompts = self.model.tokenizer, [s["source"], s["target"]]
+        # What does not fit is said before anything runs.
+        for name in ("source", "target"):
+            with blaming(name):
+                spans(tokenizer, s[name])
+        recorder = Recorder(tokenizer, prompts, per_step=True)
+        edit, self_edit, blend, code = self.edits(s, recorder)
 
-        def make_source():
-            if s["picture"] is None:
-                model = telling("generating the source", steps)
-                return prompt_to_prompt(model, prompts[:1], steps=steps, guidance=guidance, seed=s["seed"]).inversion
-            with about("picture"):
-                if s["picture"] not in self.pictures:
-                    raise ValueError("this picture is no longer here; choose it again")
-                calls = steps * (13 if s["method"] == "null-text" and guidance != 1 else 1)
-                return invert(telling("inverting the picture", calls), self.pictures[s["picture"]], *prompts[:1],
-                              s["method"], steps, guidance)
+        # The source, by all that it depends on.
+        depends_on = ["source", "steps", "guidance", "seed"]
+        if s["picture"] is not None:
+            depends_on = ["source", "steps", "picture", "method"] + ["guidance"] * (s["method"] == "null-text")
+        key = tuple(s[name] for name in depends_on)
+        source = self.sources.find(key, lambda: self.make_source(s, report))
 
-        depends = s["picture"] is None or s["method"] == "null-text"
-        key = (s["picture"], s["seed"] if s["picture"] is None else s["method"], s["source"], steps,
-               guidance if depends else None)
-        rest = dict(inversion=self.sources.find(key, make_source), steps=steps, guidance=guidance)
-        plain = self.plain.find((key, s["target"], guidance), lambda: prompt_to_prompt(
-            telling("generating the target without injection", steps), prompts, **rest).images)
-        result = prompt_to_prompt(telling("generating the target", steps), prompts, edit, own, blend=blend,
-                                  recorder=recorder, **rest)
-        unknown = {name: unknown_words(tokenizer, s[name]) for name in ("source", "target")}
-        notes = {name: f"This model does not know {', '.join(each)}." for name, each in unknown.items() if each}
-        model = dataclasses.replace(self.model, vae=vae)
+        # The target without injection, then with it.
+        run = partial(prompt_to_prompt, self.model, prompts, inversion=source, steps=s["steps"], guidance=s["guidance"])
+        plain = self.plain.find((key, s["target"], s["guidance"]), lambda: run(
+            progress=partial(report, "generating the target without injection")).images)
+        result = run(edit, self_edit, blend=blend, recorder=recorder, progress=partial(report, "generating the target"))
+
+        # What the steps foresee; of the source it is the same after each change of the edit.
+        decoding = report("decoding pictures", range(min(STRIP, s["steps"])))
+
+        def decode_once(model, z):
+            next(decoding)
+            return [self.decoded.find(row.cpu().numpy().tobytes(), lambda: decode(model, row[None])[0], 4 * STRIP)
+                    for row in z]
+        data = page_data(self.model, result, recorder, code["command"] or "", without=plain, decode=decode_once)
+        unknown = {name: ", ".join(unknown_words(tokenizer, s[name])) for name in ("source", "target")}
         return dict(
-            code, data=page_data(model, result, recorder, code["command"] or "", without=plain),
-            mask=None if blend is None else url(Image.fromarray(blend.mask.cpu().numpy())), notes=notes)
+            code, data=data, mask=blend and url(Image.fromarray(blend.last_mask.cpu().numpy())),
+            notes={name: f"This model does not know {words}." for name, words in unknown.items() if words})
+
+    def make_source(self, s, report):
+        """The inversion from which every edit begins."""
+        run = dict(steps=s["steps"], guidance=s["guidance"])
+        if s["picture"] is None:
+            progress = partial(report, "generating the source")
+            return prompt_to_prompt(self.model, [s["source"]], seed=s["seed"], progress=progress, **run).inversion
+        with blaming("picture"):
+            if s["picture"] not in self.pictures:
+                raise ValueError("this picture is no longer here; choose it again")
+            progress = partial(report, "inverting the picture")
+            return invert(self.model, self.pictures[s["picture"]], s["source"], s["method"], progress=progress, **run)
 
     def edits(self, s, recorder):
-        """The edit of the cross-attention, of the self-attention, the blend, and dict(command=, python=)."""
+        """What edits a run, cross_edit, self_edit and blend; and the code that does the same, dict(python=, command=).
+        """
         tokenizer, prompts = recorder.tokenizer, recorder.prompts
-        cross, own = tuple(s["cross"]), tuple(s["self"])
-        with about("kind"):
-            edit = KINDS[s["kind"]] and KINDS[s["kind"]](tokenizer, prompts, cross)
-        is_auto = edit is None or torch.equal(edit.A, auto(tokenizer, prompts, cross).A)
-        python = [f"edit = p2p.{s['kind']}(model.tokenizer, prompts, {cross})" if edit else "edit = None"]
+        # Which maps are injected, and when; in a window from 0 to 0, none.
+        kind, cross, window = s["kind"], tuple(s["cross"]), tuple(s["self"])
+        if kind == "none":
+            kind, cross = "auto", (0, 0)
+        with blaming("kind"):
+            edit = KINDS[kind](tokenizer, prompts, cross)
+        self_edit = self_replace(window)
+        lines = [f"edit = p2p.{kind}(model.tokenizer, prompts, {cross})", f"self_edit = p2p.self_replace({window})"]
+        # The weights of words.
         if s["weights"]:
-            with about("words"):
-                base = edit or auto(tokenizer, prompts, 0)               # which does nothing
-                edit = reweight(tokenizer, prompts, s["weights"], base)
-            python[0] = python[0].replace("None", "p2p.auto(model.tokenizer, prompts, 0)")
-            python += [f"edit = p2p.reweight(model.tokenizer, prompts, {s['weights']}, edit)"]
-        own_edit, blend, chosen = self_replace(own), None, None
-        python += [f"self_edit = p2p.self_replace({own})"]
-        if s["layers"]:
-            with about("layers"):
-                if not any(f"{name}.".startswith(f"{s['layers']}.") for name in self.layers):
-                    raise ValueError(f"no attention's name begins with {s['layers']!r}; they are in "
-                                     + ", ".join(dict.fromkeys(name.split(".")[0] for name in self.layers)))
-            edit, own_edit = {s["layers"]: edit}, {s["layers"]: own_edit}
-            python += [f"edit, self_edit = {{{s['layers']!r}: edit}}, {{{s['layers']!r}: self_edit}}"]
+            with blaming("words"):
+                edit = reweight(tokenizer, prompts, s["weights"], edit)
+            lines += [f"edit = p2p.reweight(model.tokenizer, prompts, {s['weights']}, edit)"]
+        # In which layers.
+        if layers := s["layers"]:
+            with blaming("layers"):
+                blocks = dict.fromkeys(name.split(".")[0] for name in self.layers)
+                is_known = any(f"{name}.".startswith(f"{layers}.") for name in self.layers)
+                must(is_known, "layers", f"the beginning of a name in {', '.join(blocks)}", layers)
+            edit, self_edit = {layers: edit}, {layers: self_edit}
+            lines += [f"edit, self_edit = {{{layers!r}: edit}}, {{{layers!r}: self_edit}}"]
+        # Where the picture may change: at words of the target, and at those of the source that answer to them.
+        blend, words = None, []
         if s["blend"]:
-            with about("words"):
+            with blaming("words"):
                 partners = dict.fromkeys(partner(recorder, 1, word) for word in s["blend"])
-                chosen = [[recorder.words()[n] for n in partners if n is not None] or None, s["blend"]]
-                blend = Seen(LocalBlend(tokenizer, prompts, chosen))
-            python += [f"blend = p2p.LocalBlend(model.tokenizer, prompts, {chosen})"]
-        return edit, own_edit, blend, self.code(s, python, chosen, is_auto)
+                words = [[recorder.words()[n] for n in partners if n is not None] or None, s["blend"]]
+                blend = MaskedBlend(tokenizer, prompts, words)
+        lines += [f"blend = p2p.LocalBlend(model.tokenizer, prompts, {words})" if blend else "blend = None"]
+        # The command line has no options for a kind, for layers, or for several words; and takes "-x" for an option.
+        fits = kind == "auto" and not layers and not any(len(of_prompt or []) > 1 for of_prompt in words)
+        fits = fits and not any(prompt.startswith("-") for prompt in prompts)
+        return edit, self_edit, blend, dict(
+            python=self.python(s, lines), command=self.command(s, cross, words) if fits else None)
 
-    def code(self, s, edits, blend, is_auto):
-        """dict(command=, python=) of the settings. command: None where the command line has no options for them."""
-        given = {name: value for name, value in self.given.items() if value is not None and name != "model"}
-        options = "".join(f", {name}={value!r}" for name, value in given.items())
+    def python(self, s, edits):
+        """The program that generates what the page shows."""
+        options = dict(self.options)
+        model = ", ".join([repr(options.pop("model")), *(f"{name}={value!r}" for name, value in options.items())])
         run = f"steps={s['steps']}, guidance={s['guidance']}"
-        source = (f"p2p.prompt_to_prompt(model, prompts[:1], {run}, seed={s['seed']})" if s["picture"] is None else
-                  f"p2p.invert(model, \"FILE\", prompts[0], {s['method']!r}, {run})")
-        python = ["import p2p_min as p2p", "", f"model = p2p.load({self.given['model']!r}{options})",
-                  f"prompts = {[s['source'], s['target']]}", f"source = {source}", *edits,
-                  "result = p2p.prompt_to_prompt(model, prompts, edit, self_edit, inversion=source, "
-                  f"{run}{', blend=blend' * bool(blend)})", 'result.images[1].save("target.png")']
-        cross = [0, 0] if s["kind"] == "none" else s["cross"]
+        source = f"prompt_to_prompt(model, prompts[:1], seed={s['seed']}, {run})"
+        if s["picture"] is not None:
+            source = f"invert(model, \"FILE\", prompts[0], {s['method']!r}, {run})"
+        return PROGRAM.format(
+            model=model, prompts=[s["source"], s["target"]], source=source, edits="\n".join(edits), run=run)
+
+    def command(self, s, cross, blend):
+        """The same as a command; FILE is the picture."""
+        options = {**self.options, "steps": s["steps"], "guidance": s["guidance"]}
+        options |= {"cross-steps": "{},{}".format(*cross), "self-steps": "{},{}".format(*s["self"])}
+        options |= dict(seed=s["seed"]) if s["picture"] is None else dict(image="FILE", invert=s["method"])
         command = ["python", "-m", "p2p_min", s["source"], s["target"]]
-        for name, value in {"model": self.given["model"], **given}.items():
-            command += [f"--{name}", str(value)]
-        command += ["--steps", str(s["steps"]), f"--guidance={s['guidance']}"]
-        command += [f"--cross-steps={cross[0]},{cross[1]}", f"--self-steps={s['self'][0]},{s['self'][1]}"]
-        command += ["--seed", str(s["seed"])] if s["picture"] is None else ["--image", "FILE", "--invert", s["method"]]
-        command += [part for word, c in s["weights"].items() for part in ("--reweight", f"{word}={c}")]
-        command += ["--blend", *((of or ["-"])[0] for of in blend)] if blend else []
-        fits = (is_auto and not s["layers"] and not any(len(of or []) > 1 for of in blend or [])
-                and not any(prompt.startswith("-") for prompt in command[3:5]))
-        return dict(python="\n".join(python), command=shlex.join(command) if fits else None)
+        command += [f"--{name}={value}" for name, value in options.items()]
+        command += [f"--reweight={word}={c}" for word, c in s["weights"].items()]
+        command += ["--blend", *((words or ["-"])[0] for words in blend)] if blend else []
+        return shlex.join(command)

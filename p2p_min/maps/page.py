@@ -6,6 +6,9 @@ which asks for nothing else: no server, no network. live.py makes the same page 
 import base64
 import html
 import json
+import math
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image
 
 from ..align import tokens_of
 from ..align import words as words_of
+from ..checks import must
 from ..editing import decode
 from ..edits import auto
 from ..pictures import png
@@ -48,57 +52,54 @@ def explorer(model, result, recorder, about="", *, without=None, labels=None):
 
 def write_page(data, policy=POLICY, scripts=("page.js",)):
     """The `Page` that holds the data, and may do what `policy` (a Content-Security-Policy) says."""
-    page, *scripts = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", *scripts))
-    # A "<" in a prompt must not end the script that holds the data.
-    parts = dict(policy=policy, script="\n".join(scripts), data=json.dumps(data).replace("<", "\\u003c"))
-    for name, part in parts.items():                       # the data last: a prompt may say {{script}}
-        page = page.replace(f"{{{{{name}}}}}", part)
+    page, *scripts = (
+        Path(__file__).with_name(name).read_text(encoding="utf-8")
+        for name in ("page.html", *scripts))
+    # A "<" in a prompt must not end the script that holds the data. They come last: a prompt may say {{script}}.
+    data = json.dumps(data).replace("<", "\\u003c")
+    page = page.replace("{{policy}}", policy).replace("{{script}}", "\n".join(scripts)).replace("{{data}}", data)
     return Page(page)
 
 
-def page_data(model, result, recorder, about="", *, without=None, labels=None):
-    """What the page shows, as JSON can keep it. Arguments and errors as of `explorer`."""
-    if list(recorder.prompts) != list(result.prompts):
-        raise ValueError(f"the recorder is of the prompts {recorder.prompts}, the result of {result.prompts}")
-    sizes = [size for size in recorder.sizes[::-1] if size[0] * size[1] <= SMALL]
-    if not recorder.times or not recorder.predictions:
+def page_data(model, result, recorder, about="", *, without=None, labels=None, decode=decode):
+    """What the page shows, as JSON can keep it. Arguments and errors as of `explorer`.
+
+    decode  (model, z) -> pictures: those that the steps foresee
+    """
+    images, prompts, times = result.images, result.prompts, recorder.times
+    must(recorder.prompts == prompts, "the recorder", f"of the result's prompts, {prompts}", recorder.prompts)
+    if not times:
         raise ValueError("the page needs Recorder(..., per_step=True), given to the run as recorder=recorder")
-    rows = [(word, i, edited) for i in range(len(recorder.prompts)) for word in recorder.words(i)
-            for edited in ((False, True) if i else (False,))]
+    plain = getattr(without, "images", without) or []
+    belongs = len(plain) in (0, len(images)) and getattr(without, "prompts", prompts) == prompts
+    must(belongs, "without", f"the Result of the same prompts, or {len(images)} pictures", without)
+    labels = [None, *(labels or [None] * (len(images) - 1))]
+    must(len(labels) == len(images), "labels", f"one text for each target, {len(images) - 1}", labels[1:])
+
+    # The maps: a row for each word, and for a target's two, before and after the edit. Small sizes come first.
+    rows = [
+        (word, i, edited)
+        for i in range(len(images))
+        for word in recorder.words(i)
+        for edited in ([False, True] if i else [False])]
     if not rows:
         raise ValueError("the page shows words, and these prompts have none")
+    sizes = [size for size in recorder.sizes[::-1] if math.prod(size) <= SMALL]
     best = recorder.size if recorder.size in sizes else sizes[-1]
-    plain = [url(image) for image in check_without(result, without)]
-    different = list(dict.fromkeys(plain))                 # targets that differ in their weights alone share one
-    labels = [None, *check_labels(result, labels)]
-    every = -(-len(rows) * len(recorder.times) * sum(h * w for h, w in sizes) // CELLS)
+    every = math.ceil(len(rows) * len(times) * sum(map(math.prod, sizes)) / CELLS)
     kept = slice(None, None, every)
+
+    # The prompts and their pictures. Targets that differ in weights alone share the one without injection.
+    plain = [url(image) for image in plain]
+    different = list(dict.fromkeys(plain))
+    cards = [of_prompt(recorder, rows, i, best, kept) for i in range(len(images))]
+    for i, card in enumerate(cards):
+        card["picture"], card["label"] = url(images[i]), labels[i]
+        card["without"] = different.index(plain[i]) if plain else None
     return dict(
-        about=about, steps=len(recorder.times), every=every, times=recorder.times[kept], colours=COLOURS.tolist(),
+        about=about, steps=len(times), every=every, times=times[kept], colours=COLOURS.tolist(),
         sizes=sizes, size=sizes.index(best), maps=[map_sheet(recorder, rows, size, kept) for size in sizes],
-        without=different,
-        prompts=[of_prompt(recorder, rows, i, best, kept)
-                 | dict(picture=url(image), label=labels[i], without=different.index(plain[i]) if plain else None)
-                 for i, image in enumerate(result.images)],
-        strip=strip(model, recorder))
-
-
-def check_without(result, without):
-    """The pictures, or none. Raises ValueError unless there is one for each of the run's."""
-    images = getattr(without, "images", without) or []
-    if images and ([getattr(image, "size", None) for image in images] != [image.size for image in result.images]
-                   or getattr(without, "prompts", result.prompts) != result.prompts):
-        raise ValueError(f"without must be the result of the same prompts, {result.prompts}, or as many pictures, of "
-                         f"{' × '.join(map(str, result.images[0].size))} pixels")
-    return images
-
-
-def check_labels(result, labels):
-    """The texts, or None for each target. Raises ValueError unless there is one for each."""
-    labels = [None] * (len(result.prompts) - 1) if labels is None else list(labels)
-    if len(labels) != len(result.prompts) - 1:
-        raise ValueError(f"{len(labels)} labels for {len(result.prompts) - 1} targets; give one for each")
-    return labels
+        without=different, prompts=cards, strip=strip(model, recorder, decode))
 
 
 def url(image):
@@ -112,55 +113,66 @@ def map_sheet(recorder, rows, size, kept):
     """
     pictures, ranges = [], []
     for word, i, edited in rows:
-        steps = recorder.maps(word, i, edited=edited, size=size, per_step=True)
-        maps = np.concatenate([recorder.maps(word, i, edited=edited, size=size)[None], steps[kept]])
-        low, high = min(0.0, float(maps.min())), max(1e-6, float(maps.max()))
-        pictures.append(np.hstack((maps - low) / (high - low) * 255))
+        maps_of = partial(recorder.maps, word, i, edited=edited, size=size)
+        maps = [maps_of(), *maps_of(per_step=True)[kept]]
+        low, high = min(0.0, float(np.min(maps))), max(1e-6, float(np.max(maps)))
+        pictures.append((np.hstack(maps) - low) / (high - low) * 255)
         ranges.append([low, high])
-    return dict(sheet=url(Image.fromarray(np.vstack(pictures).round().astype(np.uint8))), ranges=ranges)
+    grey = np.vstack(pictures).round().astype(np.uint8)
+    return dict(sheet=url(Image.fromarray(grey)), ranges=ranges)
 
 
 def of_prompt(recorder, rows, i, size, kept):
     """What the page knows of prompt i: its text cut at the words, each word's rows, partner in the source, and fate."""
     text, words = recorder.prompts[i], recorder.words(i)
-    pieces, at = [], 0
+    # [text, number of the word], or [text, None] between words.
+    pieces, end = [], 0
     for piece in words_of(recorder.tokenizer, text):
-        start, end = piece.place
-        pieces += [[text[at:start], None], [text[start:end], words.index(piece.text)]]
-        at = end
+        start, stop = piece.place
+        pieces.append([text[end:start], None])
+        pieces.append([text[start:stop], words.index(piece.text)])
+        end = stop
+    pieces.append([text[end:], None])
     partners = [partner(recorder, i, word) for word in words]
+    of_words = [fates(recorder, i, *pair, size) for pair in zip(words, partners)]
     return dict(
-        pieces=[piece for piece in [*pieces, [text[at:], None]] if piece[0]], words=words, partners=partners,
+        pieces=[piece for piece in pieces if piece[0]],
+        words=words,
+        partners=partners,
         own=[rows.index((word, i, False)) for word in words],
         used=[rows.index((word, i, i > 0)) for word in words],
-        fates=["".join(fates(recorder, i, word, other, size)[kept]) for word, other in zip(words, partners)])
+        fates=["".join(of_word[kept]) for of_word in of_words])
 
 
 def partner(recorder, i, word):
     """The word of the source that answers to a word of prompt i, by its number, or None: as `auto` aligns them."""
+    tokenizer, prompts = recorder.tokenizer, recorder.prompts
     if i == 0:
         return recorder.words().index(word)
-    A = auto(recorder.tokenizer, recorder.prompts).A[i - 1]
-    tokens = tokens_of(recorder.tokenizer, recorder.prompts[i], word)
-    shares = [A[tokens_of(recorder.tokenizer, recorder.prompts[0], each)][:, tokens].sum().item()
-              for each in recorder.words()]
+    tokens = tokens_of(tokenizer, prompts[i], word)
+    A = auto(tokenizer, prompts).A[i - 1][:, tokens]
+    shares = [A[tokens_of(tokenizer, prompts[0], each)].sum().item() for each in recorder.words()]
     return int(np.argmax(shares)) if any(shares) else None
 
 
 def fates(recorder, i, word, other, size):
     """For each step what became of a word's map: its own "o", the source's "s", or something else "x"."""
-    own, used = (recorder.maps(word, i, edited=edited, size=size, per_step=True) for edited in (False, True))
-    source = used * np.nan if other is None else recorder.maps(recorder.words()[other], size=size, per_step=True)
-    return ["o" if np.allclose(b, a, 1e-4, 1e-6) else "s" if np.allclose(b, c, 1e-4, 1e-6) else "x"
-            for a, b, c in zip(own, used, source)]
+    maps_of = partial(recorder.maps, size=size, per_step=True)
+    own, used = maps_of(word, i, edited=False), maps_of(word, i)
+    source = used * np.nan if other is None else maps_of(recorder.words()[other])
+    same = partial(np.allclose, rtol=1e-4, atol=1e-6)
+    return [
+        "o" if same(M_hat, M_star) else "s" if same(M_hat, M) else "x"
+        for M, M_star, M_hat in zip(source, own, used)]
 
 
-def strip(model, recorder):
+def strip(model, recorder, decode):
     """The pictures that some steps foresee: their numbers from 1 on, and for each prompt the pictures."""
     times = recorder.times
-    chosen = sorted(set(np.linspace(0, len(times) - 1, STRIP).round().astype(int).tolist()))
+    chosen = np.linspace(0, len(times) - 1, min(STRIP, len(times))).round().astype(int).tolist()
     pictures = [decode(model, recorder.predictions[times[n]].to(model.device)) for n in chosen]
-    for picture in (picture for of_step in pictures for picture in of_step):
-        picture.thumbnail((THUMB, THUMB))
-    return dict(steps=[n + 1 for n in chosen],
-                pictures=[[url(picture) for picture in of_row] for of_row in zip(*pictures)])
+    for picture in chain(*pictures):
+        picture.thumbnail((THUMB, THUMB))                  # in place; does nothing to one that is small
+    return dict(
+        steps=[n + 1 for n in chosen],
+        pictures=[[url(picture) for picture in of_prompt] for of_prompt in zip(*pictures)])

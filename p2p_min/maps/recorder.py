@@ -1,7 +1,8 @@
-"""What the words of a run attend to: its cross-attention maps, watched by an edit that looks and passes on."""
+"""What the words of a run attend to: its cross-attention maps, seen by a look, which changes nothing."""
 import torch
 
 from ..align import tokens_of, words
+from ..checks import check_prompts, must
 from ..networks.text import spans
 
 SMALL = 32 * 32                                # pixels: larger maps are kept on average only
@@ -26,15 +27,17 @@ class Recorder:
     """
 
     def __init__(self, tokenizer, prompts, per_step=False, layers=""):
-        if not isinstance(prompts, (list, tuple)) or not prompts:
-            raise ValueError(f"prompts must be a list of texts, the source first, not {prompts!r}")
-        self.tokenizer, self.prompts, self.per_step, self.layers = tokenizer, list(prompts), per_step, layers
+        check_prompts(prompts)
+        self.tokenizer, self.prompts = tokenizer, list(prompts)
+        self.per_step, self.layers = per_step, layers
         self.keys = max(len(spans(tokenizer, prompt)) for prompt in prompts)             # beyond them is padding
         self.begin()
 
     def begin(self):
         """Forgets the run before."""
-        self.t, self.steps, self.seen, self.predictions = None, 0, {}, {}
+        self.steps = set()                                 # the t of all steps seen
+        self.seen = {}                                     # (size, t or None) -> the sum of maps, and of how many
+        self.predictions = {}
 
     def watch(self, z_0, t):
         """Keeps a step's prediction."""
@@ -43,13 +46,14 @@ class Recorder:
 
     def look(self, M, M_star, M_hat, t):
         """Adds the maps of one layer at one step."""
-        if len(M_star) + 1 != len(self.prompts):
-            raise ValueError(f"this recorder was built for {len(self.prompts)} prompts; the run has {len(M_star) + 1}")
-        self.steps += t != self.t
-        self.t = t
+        runs, built = len(M_star) + 1, len(self.prompts)
+        if runs != built:
+            raise ValueError(f"this recorder was built for {built} prompts; the run has {runs}")
         size = tuple(M.shape[1:3])
-        maps = torch.cat([M[None, ..., :self.keys], M_star[..., :self.keys], M_hat[..., :self.keys]]).float()
-        self.add((size, None), maps)                       # (1 + 2 targets, heads, height, width, keys)
+        # (1 + 2 targets, heads, height, width, keys)
+        maps = torch.cat([each[..., :self.keys].float() for each in (M[None], M_star, M_hat)])
+        self.steps.add(t)
+        self.add((size, None), maps)
         if self.per_step and size[0] * size[1] <= SMALL:
             self.add((size, t), maps.mean(1, keepdim=True).cpu())
 
@@ -68,7 +72,7 @@ class Recorder:
 
     @property
     def times(self):
-        return sorted({t for _, t in self.seen if t is not None}, reverse=True)
+        return sorted({t for _, t in self.seen} - {None}, reverse=True)
 
     def words(self, prompt=0):
         """The different words of a prompt, in order."""
@@ -88,28 +92,24 @@ class Recorder:
         """
         if not self.seen:
             raise ValueError("nothing is recorded yet: give recorder= to a run")
-        if prompt not in range(len(self.prompts)):
-            raise ValueError(f"prompt must be a number from 0, the source, to {len(self.prompts) - 1}, not {prompt!r}")
-        if per_step and (per_head or not self.per_step):
-            raise ValueError("steps are kept on average over heads; give one of per_step and per_head" if per_head else
-                             "no single steps were kept: build the recorder with per_step=True")
+        targets = len(self.prompts) - 1
+        must(prompt in range(targets + 1), "prompt", f"a number from 0, the source, to {targets}", prompt)
+        if per_step and per_head:
+            raise ValueError("steps are kept on average over heads; give one of per_step and per_head")
+        if per_step and not self.per_step:
+            raise ValueError("no single steps were kept: build the recorder with per_step=True")
         tokens = tokens_of(self.tokenizer, self.prompts[prompt], word)
-        row = prompt + len(self.prompts) - 1 if prompt and edited else prompt
+        row = prompt + targets if prompt and edited else prompt
+        # The sizes that were kept, and the maps of one of them.
+        times = self.times if per_step else [None]
+        sizes = [each for each in self.sizes if (each, *times[:1]) in self.seen]
         size = self.size if size is None else tuple(size)
-        keys = [(size, t) for t in self.times] if per_step else [(size, None)]
-        if not keys or keys[0] not in self.seen:
-            there = [each for each in self.sizes if not per_step or each[0] * each[1] <= SMALL]
-            raise ValueError(f"no {'steps' if per_step else 'maps'} of {listed([size])} were kept; there are "
-                             f"{listed(there)}")
-        if per_head and self.seen[keys[0]][1] > self.steps:
-            raise ValueError(f"the maps of {listed([size])} are of several layers, whose heads have nothing in common; "
+        must(size in sizes, "size", f"one of {sizes}", size)
+        kept = [self.seen[size, t] for t in times]
+        maps = [total[row][..., tokens].sum(-1) / calls for total, calls in kept]
+        if per_head and kept[0][1] > len(self.steps):
+            raise ValueError(f"the maps of size {size} are of several layers, whose heads have nothing in common; "
                              'build the recorder with layers= one name of model.unet.attention_names("cross")')
-        found = [self.seen[key][0][row][..., tokens].sum(-1) / self.seen[key][1] for key in keys]
-        if per_head:
-            return found[0].cpu().numpy()
-        maps = torch.stack([each.mean(0) for each in found]).cpu().numpy()
-        return maps if per_step else maps[0]
-
-
-def listed(sizes):
-    return ", ".join(f"{height} × {width}" for height, width in sizes) or "none"
+        if not per_head:
+            maps = [each.mean(0) for each in maps]
+        return (torch.stack(maps) if per_step else maps[0]).cpu().numpy()

@@ -5,16 +5,17 @@ from PIL import Image, ImageDraw, ImageFont
 from ..pictures import MARGIN, sheet, wrap
 
 # Colours from -1 to 1, in steps of equal lightness: blues, black at 0, and matplotlib's "inferno".
-COLOURS = np.array([list(bytes.fromhex(colour)) for colour in (
-    "e9f6f9 b5dcea 86c2dc 5ba3cc 3a86bb 2169a0 174f7e 0f3355 061a30 "
-    "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4").split()])
+TABLE = """e9f6f9 b5dcea 86c2dc 5ba3cc 3a86bb 2169a0 174f7e 0f3355 061a30
+           000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4"""
+COLOURS = np.array([list(bytes.fromhex(colour)) for colour in TABLE.split()])
 HEAT = 0.7                                     # how much of a map and how little of the picture below it one sees
 
 
 def colours(values):
     """Numbers from -1 to 1 as colours, (..., 3) of bytes; what lies beyond takes the colour of its end."""
     places = np.linspace(-1, 1, len(COLOURS))
-    return np.stack([np.interp(values, places, channel) for channel in COLOURS.T], -1).round().astype(np.uint8)
+    channels = [np.interp(values, places, channel) for channel in COLOURS.T]
+    return np.stack(channels, -1).round().astype(np.uint8)
 
 
 def overlay(image, values, top):
@@ -24,7 +25,9 @@ def overlay(image, values, top):
     """
     heat = Image.fromarray(np.asarray(values, np.float32) / max(top, 1e-12))
     heat = heat.resize(image.size, Image.Resampling.BILINEAR)
-    return Image.blend(image.convert("L").convert("RGB"), Image.fromarray(colours(np.asarray(heat))), HEAT)
+    heat = Image.fromarray(colours(np.asarray(heat)))
+    grey = image.convert("L").convert("RGB")
+    return Image.blend(grey, heat, HEAT)
 
 
 def word_sheet(recorder, images, side=160):
@@ -34,22 +37,27 @@ def word_sheet(recorder, images, side=160):
     images    its pictures, source first (`Result.images`)
     A row for the source's maps M, and two for each target: M_star, its own, and M_hat, what it used after the edit.
     """
-    rows = []
+    rows = []                                              # (picture, caption, {word: map})
     for i, (image, prompt) in enumerate(zip(images, recorder.prompts)):
         kinds = {"M_star, before the edit,": False, "M_hat, after it,": True} if i else {"M": True}
-        for name, edited in kinds.items():
-            maps = [(word, recorder.maps(word, i, edited=edited)) for word in recorder.words(i)]
-            rows.append((image, f"{name} of “{prompt}”", maps))
-    values = np.concatenate([maps.ravel() for _, _, words in rows for _, maps in words] or [np.ones(1)])
-    top, below = abs(values).max(), " What re-weighting put below 0 is blue." if values.min() < 0 else ""
-    columns = 1 + max(len(words) for _, _, words in rows)
+        for kind, edited in kinds.items():
+            maps = {word: recorder.maps(word, i, edited=edited) for word in recorder.words(i)}
+            rows.append((image, f"{kind} of “{prompt}”", maps))
+    # One scale for all.
+    values = np.array([each for _, _, maps in rows for each in maps.values()])
+    top = abs(values).max(initial=0)
+    # A cell for each map; shorter rows are filled up.
+    columns = 1 + max(len(maps) for _, _, maps in rows)
     cells = []
-    for image, name, words in rows:
-        cells += [(image, name), *((overlay(image, maps, top), word) for word, maps in words)]
+    for image, caption, maps in rows:
+        cells.append((image, caption))
+        cells += [(overlay(image, each, top), word) for word, each in maps.items()]
         cells += [(Image.new("RGB", image.size, "white"), "")] * (-len(cells) % columns)
     body = sheet(*zip(*cells), columns, side)
-    head = legend(f"0 to {top:.2g} of a pixel's attention: one scale for all maps. They are {recorder.size[0]} by "
-                  f"{recorder.size[1]}, averaged over steps, layers and heads.{below}", body.width)
+    height, width = recorder.size
+    text = (f"0 to {top:.2g} of a pixel's attention: one scale for all maps. They are {height} by {width}, averaged "
+            "over steps, layers and heads." + " What re-weighting put below 0 is blue." * bool((values < 0).any()))
+    head = legend(text, body.width)
     page = Image.new("RGB", (body.width, head.height + body.height), "white")
     page.paste(head, (0, 0))
     page.paste(body, (0, head.height))
@@ -61,7 +69,9 @@ def legend(text, width):
     font = ImageFont.load_default(size=14)
     lines = wrap(text, font, width - 2 * MARGIN)
     strip = Image.new("RGB", (width, MARGIN + 20 + 20 * len(lines)), "white")
-    strip.paste(Image.fromarray(colours(np.tile(np.linspace(0, 1, 160), (16, 1)))), (MARGIN, MARGIN))
+    bar = np.tile(np.linspace(0, 1, 160), (16, 1))
+    strip.paste(Image.fromarray(colours(bar)), (MARGIN, MARGIN))
+    draw = ImageDraw.Draw(strip)
     for n, line in enumerate(lines):
-        ImageDraw.Draw(strip).text((MARGIN, MARGIN + 18 + 20 * n), line, "black", font)
+        draw.text((MARGIN, MARGIN + 18 + 20 * n), line, "black", font)
     return strip

@@ -415,18 +415,6 @@ def test_changes_leave_no_thread(server):
     wait_until(lambda: threading.active_count() <= before)
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["--live", "x"], "'x' is not a port number"), (["--live=65536"], "not a port number"), (["--live", "-1"], "-1"),
-    (["--live", "0.0.0.0:8000"], "not a port number"), (["--live", "--seed", "3"], "--seed does not go with --live"),
-    (["--live", "--cross-steps", "0.3"], "--cross-steps does not go"), (["--live", "--page", "p.html"], "--page does"),
-    (["--live", "0", "a", "b", "c"], "one TARGET, not 2"), (["a", "b", "c", "--live"], "one TARGET, not 2")])
-def test_what_does_not_go_with_live_is_one_line(capsys, arguments, says):
-    """Exit status 2; nothing is served."""
-    assert main(arguments) == 2
-    _, errors = capsys.readouterr()
-    assert errors.count("\n") == 1 and says in errors
-
-
 def test_a_port_that_is_taken_is_one_line(capsys, folder, server):
     assert main(["--live", str(server.server_address[1]), "--model", str(folder), "--device", "cpu"]) == 2
     assert "is not available: Address already in use" in capsys.readouterr().err

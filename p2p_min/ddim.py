@@ -24,7 +24,13 @@ import torch
 from tqdm import tqdm
 
 from .checks import PREDICTIONS, SPACINGS, is_whole, must
-from .networks.config import FLAG, listed, number, one_of, read_config, short, whole
+from .networks.config import read_config
+
+KEYS = dict(                           # of a scheduler's config: (the default of diffusers, what it may be)
+    num_train_timesteps=(1000, int), beta_schedule=("linear", "linear", "scaled_linear"), beta_start=(0.0001, float),
+    beta_end=(0.02, float), trained_betas=(None, float, list), set_alpha_to_one=(True, bool), steps_offset=(0, int),
+    timestep_spacing=("leading", *SPACINGS), prediction_type=("epsilon", *PREDICTIONS),
+    thresholding=(False, False), rescale_betas_zero_snr=(False, False))
 
 
 class Schedule(NamedTuple):
@@ -39,9 +45,29 @@ class Schedule(NamedTuple):
     def from_config(cls, config):
         """From the dict of a `scheduler_config.json`; missing keys take diffusers' defaults.
 
-        Raises ValueError for a value that is not implemented, naming it, and for a scheduler that has no betas at all.
+        The config may be for any scheduler (PNDM, Euler): keys about how those step do not matter to DDIM.
+        `clip_sample` is for pixel-space models: diffusers' Stable Diffusion pipeline turns it off, whatever the file
+        says. Raises ValueError for a value that is not implemented, naming it, and for a scheduler without betas.
         """
-        return read_schedule(config)
+        c = read_config(config, "scheduler", KEYS, ignored=None)
+        if config.get("beta_schedule") is None and config.get("trained_betas") is None:
+            raise ValueError("scheduler: its config has neither beta_schedule nor trained_betas, so DDIM, which "
+                             "p2p_min uses, cannot sample its model (flow matching, EDM)")
+        # ᾱ, which must go from near 1 to near 0.
+        first, last, n = c["beta_start"], c["beta_end"], c["num_train_timesteps"]
+        if c["trained_betas"] is not None:
+            betas = torch.tensor(c["trained_betas"], dtype=torch.float32)
+            must(betas.shape == (n,), "scheduler: trained_betas", f"a list of {n}, one for each timestep", betas)
+        elif c["beta_schedule"] == "scaled_linear":
+            betas = torch.linspace(first ** 0.5, last ** 0.5, n, dtype=torch.float32) ** 2
+        else:
+            betas = torch.linspace(first, last, n, dtype=torch.float32)
+        alphas_cumprod = (1 - betas).cumprod(0)
+        if not 0 < alphas_cumprod[-1] <= alphas_cumprod[0] < 1:
+            raise ValueError("scheduler: the betas of its config add no noise, or so much that nothing of the picture "
+                             "is left in 32-bit numbers")
+        final_alpha = 1.0 if c["set_alpha_to_one"] else alphas_cumprod[0].item()
+        return cls(alphas_cumprod, final_alpha, c["steps_offset"], c["timestep_spacing"], c["prediction_type"])
 
 
 def alphas(schedule, times, i):
@@ -114,41 +140,3 @@ def timesteps(schedule, steps):
 def bar(progress, steps, desc):
     """The steps, with a progress bar; `progress` may be a function of one's own that shows them, or False."""
     return progress(steps, desc) if callable(progress) else tqdm(steps, desc=desc, disable=not progress)
-
-
-BETA = number(0, 1)
-STEPS = 100_000                        # of training, at most; real ones have 1000
-USED = dict(
-    num_train_timesteps=(1000, whole(1, STEPS)), beta_start=(0.0001, BETA), beta_end=(0.02, BETA),
-    beta_schedule=("linear", one_of("linear", "scaled_linear")), trained_betas=(None, listed(BETA, 1, STEPS)),
-    set_alpha_to_one=(True, FLAG), steps_offset=(0, whole(0, STEPS)), timestep_spacing=("leading", one_of(*SPACINGS)),
-    prediction_type=("epsilon", one_of(*PREDICTIONS)))
-FIXED = dict(thresholding=(False,), rescale_betas_zero_snr=(False,))
-
-
-def read_schedule(config):
-    """See `Schedule.from_config`.
-
-    The config may be for any scheduler (PNDM, Euler): keys about how those step do not matter to DDIM. `clip_sample` is
-    for pixel-space models: diffusers' Stable Diffusion pipeline turns it off, whatever the file says.
-    """
-    if config.get("beta_schedule") is None and config.get("trained_betas") is None:
-        name = short(str(config.get("_class_name", "its config")))
-        raise ValueError(f"scheduler: {name} has neither beta_schedule nor trained_betas, so DDIM, which p2p_min uses, "
-                         "cannot sample its model (flow matching, EDM)")
-    c = read_config(config, "scheduler", USED, FIXED)
-    n, first, last = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
-    if c["trained_betas"] is not None:
-        betas = torch.tensor(c["trained_betas"], dtype=torch.float32)
-        if len(betas) != n:
-            raise ValueError(f"scheduler: its config has {len(betas)} trained_betas for {n} timesteps")
-    elif c["beta_schedule"] == "scaled_linear":
-        betas = torch.linspace(first ** 0.5, last ** 0.5, n, dtype=torch.float32) ** 2
-    else:
-        betas = torch.linspace(first, last, n, dtype=torch.float32)
-    alphas_cumprod = (1 - betas).cumprod(0)
-    if not 0 < alphas_cumprod[-1] <= alphas_cumprod[0] < 1:
-        raise ValueError("scheduler: the betas of its config add no noise, or so much that nothing of the picture is "
-                         "left in 32-bit numbers")
-    final_alpha = 1.0 if c["set_alpha_to_one"] else alphas_cumprod[0].item()
-    return Schedule(alphas_cumprod, final_alpha, c["steps_offset"], c["timestep_spacing"], c["prediction_type"])

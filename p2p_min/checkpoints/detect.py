@@ -2,10 +2,27 @@
 import re
 from typing import NamedTuple
 
+import torch
+
 from ..checks import PREDICTIONS
-from . import names
-from .names import UNET_PREFIX as UNET
-from .names import VAE_PREFIX as VAE
+from .names import count, some, sources
+
+# How the names of each part begin. If a kind has several layouts, the first that fits is used.
+UNET, VAE, SD_TURBO = "model.diffusion_model.", "first_stage_model.", "conditioner.embedders.0.model."
+LAYOUTS = (
+    ("SDXL", dict(text_encoder="conditioner.embedders.0.transformer.",
+                  text_encoder_2="conditioner.embedders.1.model.")),
+    ("SD 2.x", dict(text_encoder="cond_stage_model.model.")),
+    ("SD 2.x", dict(text_encoder=SD_TURBO)),
+    ("SD 1.x", dict(text_encoder="cond_stage_model.transformer.")))
+# What else such a file may hold, though none of it is needed: averages, schedules, leftovers of training.
+IGNORED = re.compile(
+    r"(first_stage_model\.)?(model_ema|loss)\..*|v_pred|ztsnr|"
+    r"betas|((sqrt|log)_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|posterior_(variance|log_variance_clipped|"
+    r"mean_coef[12])|logvar|lvlb_weights|scale_factor|denoiser\.sigmas|"
+    r"(global_step|epoch|optimizer|optimizer_states|lr_schedulers|callbacks|loops)(\..*)?|"
+    r".*\.(position_ids|attn_mask|logit_scale)|(cond_stage_model|conditioner\.embedders\.0)\..*text_projection(\.weight)?")
+INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct-pix2pix model", 9: "an inpainting model"}  # by channels
 
 SCHEDULER = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
@@ -13,206 +30,168 @@ PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")       #
 SPELLINGS = dict(epsilon="epsilon", eps="epsilon", v="v_prediction", v_prediction="v_prediction", v_pred="v_prediction")
 ZERO_SNR = re.compile(r"z(ero)?[-_ ]?(t(erminal)?[-_ ]?)?snr|zero[-_ ]?terminal", re.IGNORECASE)
 V_SPREAD = 0.09            # of one norm's bias: v-prediction models of 2.x are above it, others below (ComfyUI)
-V_BLOCK = 11               # where that norm is in the full UNet of 2.x
 SD2_LAYERS = 23            # of OpenCLIP's 24: SD 2.x uses the second to last, with the final norm
 
 
 class Found(NamedTuple):
     kind: str              # "SD 1.x", "SD 2.x" or "SDXL"
-    prefixes: dict         # {part: how the names of its tensors begin}
     configs: dict          # {part: the config that a diffusers folder would have}
-    prediction: str        # "epsilon" or "v_prediction"
-    why: str               # how the prediction is known
-    places: dict           # {prefix of a UNet parameter's name: its prefix in the file}
+    sources: dict          # {part: {parameter: (name in the file, conversion)}}
+    prediction: str = ""   # "epsilon" or "v_prediction"
+    why: str = ""          # how the prediction is known
+    spacing: str = "leading"
 
 
-def recognise(stored, prediction=None, own_vae=True):
-    """What an open file holds; its VAE is ignored unless `own_vae`. Raises ValueError, its message beginning with a
-    verb, for anything but the three kinds.
+def detect(stored, prediction=None, own_vae=True):
+    """What an open file holds; its VAE is ignored unless `own_vae`.
+
+    Raises ValueError for anything but the three kinds; messages begin with a verb ("has no VAE").
     """
-    shapes = shapes_of(stored)
-    kind, prefixes = family(shapes)
-    prediction, why = choose_prediction(stored, shapes, kind, prediction)
-    unet, places = unet_config(shapes, kind, prediction)
-    configs = dict(unet=unet)
-    if own_vae:
-        if not any(name.startswith(VAE) for name in shapes):
-            raise ValueError(f"has no VAE (nothing in it begins with {VAE}); give one with --vae, a diffusers folder "
-                             "vae/ or a single file")
-        prefixes["vae"], configs["vae"] = VAE, vae_config(shapes, VAE, kind == "SDXL")
-    for part in ("text_encoder", "text_encoder_2"):
-        if part in prefixes:
-            read = openclip_config if names.is_openclip(prefixes[part]) else clip_config
-            configs[part] = read(shapes, prefixes[part])
+    names = [name for name in stored if not IGNORED.fullmatch(name) and (own_vae or not name.startswith(VAE))]
+    kind, prefixes = family(stored, names)
+    prefixes |= dict(vae=VAE) if own_vae else {}
+    if own_vae and not any(name.startswith(VAE) for name in names):
+        raise ValueError(f"has no VAE (nothing in it begins with {VAE}); give one with --vae, a diffusers folder vae/ "
+                         "or a single file")
+    parts = assign(names, prefixes)
+    # The configs; what the tensors do not tell is the same in all models of a kind.
+    configs = {part: CONFIGS[part](*view(stored, parts[part])) for part in parts}
+    prediction, why = choose_prediction(stored, parts["unet"], kind, prediction)
+    unet, text = configs["unet"], configs["text_encoder"]
+    unet["sample_size"] = 64
     if kind == "SD 2.x":
-        layers = configs["text_encoder"]["num_hidden_layers"]
-        configs["text_encoder"]["num_hidden_layers"] = min(layers, SD2_LAYERS)
+        unet |= dict(upcast_attention=True, sample_size=96 if prediction == "v_prediction" else 64)
+        text |= dict(hidden_act="gelu", num_hidden_layers=min(SD2_LAYERS, text["num_hidden_layers"]))
     if kind == "SDXL":                                     # its UNet also gets the pooled text and six numbers
-        wide = need(shapes, UNET + "label_emb.0.0.weight", 2)[1]
-        configs["unet"] |= dict(
-            addition_embed_type="text_time", projection_class_embeddings_input_dim=wide,
-            addition_time_embed_dim=(wide - configs["text_encoder_2"]["projection_dim"]) // 6)
-    return Found(kind, prefixes, configs, prediction, why, places)
+        second = configs["text_encoder_2"]
+        second["hidden_act"] = "gelu"
+        _, shape = view(stored, parts["unet"])
+        added = shape("add_embedding.linear_1.weight")[1]
+        unet |= dict(sample_size=128, addition_embed_type="text_time", projection_class_embeddings_input_dim=added,
+                     addition_time_embed_dim=(added - second["projection_dim"]) // 6)
+    if own_vae:
+        configs["vae"] |= of_kind(kind == "SDXL")
+    spacing = "trailing" if prefixes["text_encoder"] == SD_TURBO else "leading"
+    return Found(kind, configs, parts, prediction, why, spacing)
 
 
-def recognise_vae(stored, is_xl):
+def detect_vae(stored, is_xl):
     """A VAE alone in an open file. Whether it is for SDXL must be given: its tensors do not tell."""
-    shapes = shapes_of(stored)
-    if any(name.startswith(UNET) for name in shapes):
+    if any(name.startswith(UNET) for name in stored):
         raise ValueError("is a whole checkpoint, or a UNet; --vae takes a file with only a VAE")
-    prefix = VAE if any(name.startswith(VAE) for name in shapes) else ""
-    return Found("VAE", dict(vae=prefix), dict(vae=vae_config(shapes, prefix, is_xl)), "", "", {})
+    names = [name for name in stored if not IGNORED.fullmatch(name)]
+    parts = assign(names, dict(vae=VAE if any(name.startswith(VAE) for name in names) else ""))
+    return Found("VAE", dict(vae=vae_config(*view(stored, parts["vae"])) | of_kind(is_xl)), parts)
 
 
-def shapes_of(stored):
-    return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}
+def assign(names, prefixes):
+    """{part: its `names.sources`}. Raises ValueError for a name that belongs to no part."""
+    parts = {part: sources(part, names, prefix) for part, prefix in prefixes.items()}
+    used = {name for of_part in parts.values() for name, _ in of_part.values()}
+    if unknown := [name for name in names if name not in used]:
+        raise ValueError(f"has tensors that p2p_min does not know: {some(unknown)}")
+    return parts
 
 
-def family(there):
+def view(stored, part):
+    """(today's names of a part, the function that gives the shape of one of them)"""
+    def shape(name):
+        if name not in part:
+            raise ValueError(f"lacks {name}")
+        stored_name, convert = part[name]
+        return tuple(convert(torch.empty(stored.shape(stored_name), device="meta")).shape)
+    return list(part), shape
+
+
+def family(stored, names):
     """(kind, prefixes) of a checkpoint. Raises ValueError for any other file, saying what it looks like."""
-    starts = lambda prefix: any(name.startswith(prefix) for name in there)
-    inputs = there.get(UNET + "input_blocks.0.0.weight", ())[1:2]
-    if not inputs and any("lora" in name.lower() for name in there):
-        raise ValueError("is a LoRA, which changes a checkpoint but is not one; p2p_min does not support LoRAs")
-    for known, sign in ((names.UNCLIP, starts("noise_augmentor.") and "it has tensors noise_augmentor."),
-                        (names.LCM, any(name.endswith("cond_proj.weight") for name in there) and "it has a cond_proj"),
-                        *((names.INPUTS.get(n), f"its UNet takes {n} channels") for n in inputs)):
-        if known and sign:
-            raise ValueError(f"is {known}, which p2p_min does not run ({sign})")
-    inside = [name for name in there if re.match(re.escape(UNET) + r"(down_blocks|up_blocks|mid_block)\.", name)]
-    if inside:
-        raise ValueError("has diffusers' names left in it, as its conversion script leaves them in a model that it "
-                         f"does not know ({names.some(inside)}); give the diffusers folder that it was made from")
-    if starts(names.SD_TURBO) and starts(UNET + "label_emb."):
-        raise ValueError("is SDXL's refiner, which p2p_min does not run; give the base model")
-    if starts(UNET + "input_blocks."):
-        for kind, encoders in names.LAYOUTS:
-            if all(map(starts, encoders.values())):
-                return kind, dict(unet=UNET, **encoders)
-        raise ValueError("has a UNet but no text encoder that p2p_min knows; give a complete checkpoint")
-    if any(map(starts, ("down_blocks.", "encoder.", "decoder.", "text_model."))):
-        raise ValueError("is only one part of a model; give the diffusers folder that holds unet/, vae/, …")
-    raise ValueError("is not a Stable Diffusion 1.x, 2.x or XL checkpoint in the original layout; its first tensors "
-                     "are " + names.some(there))
+    starts = lambda *prefixes: any(name.startswith(prefixes) for name in names)
+    first = UNET + "input_blocks.0.0.weight"
+    inputs = INPUTS.get(stored.shape(first)[1] if first in stored else None)
+    signs = (                          # what the file is, whether it is that
+        ("a LoRA, which changes a checkpoint but is not one", first not in stored and any("lora" in n for n in names)),
+        ("an unCLIP model (it has tensors noise_augmentor.)", starts("noise_augmentor.")),
+        ("an LCM (it has a cond_proj)", any(name.endswith("cond_proj.weight") for name in names)),
+        (f"{inputs}, by the channels of its UNet", inputs is not None),
+        ("SDXL's refiner, not the base model", starts(SD_TURBO) and starts(UNET + "label_emb.")),
+        ("one part of a model, not the diffusers folder that holds unet/, vae/, …",
+         not starts(UNET) and starts("down_blocks.", "encoder.", "decoder.", "text_model.")),
+        ("a UNet without a text encoder that p2p_min knows, not a complete checkpoint",
+         starts(UNET + "input_blocks.") and not any(starts(*parts.values()) for _, parts in LAYOUTS)),
+        ("not a Stable Diffusion 1.x, 2.x or XL checkpoint in the original layout; its first tensors are "
+         + some(names), not starts(UNET + "input_blocks.")))
+    for what, is_it in signs:
+        if is_it:
+            raise ValueError(f"is {what}: p2p_min does not run it")
+    return next((kind, dict(unet=UNET, **parts)) for kind, parts in LAYOUTS
+                if all(map(starts, parts.values())))
 
 
-def choose_prediction(stored, shapes, kind, given):
-    """What the UNet predicts, and how that is known: shapes cannot tell."""
-    metadata = stored.metadata() or {}                     # in any order
-    said = {key: metadata[key] for key in PREDICTION_KEYS if key in metadata}
-    meant = {key: SPELLINGS.get(value.strip().lower().replace("-", "_")) for key, value in said.items()}
-    tell = lambda keys: " and ".join(f"{key} = {said[key][:40]!r}" for key in keys)
-    told, strange = tell(said), tell(key for key in said if meant[key] is None)
-    if "ztsnr" in shapes or any(ZERO_SNR.search(value) for value in said.values()):
-        why = "it has a tensor named ztsnr" if "ztsnr" in shapes else f"its metadata say {told}"
+def choose_prediction(stored, unet, kind, given):
+    """(what the UNet predicts, how that is known): shapes cannot tell."""
+    said = [stored.metadata[key] for key in PREDICTION_KEYS if key in stored.metadata]
+    if "ztsnr" in stored or any(map(ZERO_SNR.search, said)):
+        why = "it has a tensor named ztsnr" if "ztsnr" in stored else f"its metadata say {' and '.join(said)[:80]!r}"
         raise ValueError(f"was trained to zero terminal SNR ({why}), which p2p_min does not implement")
-    prediction, why = known_prediction(stored, shapes, kind, given, {*meant.values()} - {None}, told)
-    return prediction, why + (f"; its metadata say {strange}, which p2p_min does not know" if strange else "")
-
-
-def known_prediction(stored, shapes, kind, given, meant, told):
-    """(prediction, why). meant: the predictions named in the metadata; told: the metadata's words."""
+    known = [SPELLINGS.get(word.strip().lower().replace("-", "_")) for word in said]
+    meant = [prediction for prediction in known if prediction]
+    note = "" if len(meant) == len(said) else f"; its metadata say {' and '.join(said)[:80]!r}"
     if given is not None:
         return given, "as given"
-    if "v_pred" in shapes:
+    if "v_pred" in stored:
         return "v_prediction", "it has a tensor named v_pred"
-    if len(meant) > 1:
-        raise ValueError(f"contradicts itself: its metadata say {told}; choose one with --prediction")
     if meant:
-        return *meant, "its metadata say so"
+        return meant[0], "its metadata say so"
     if kind != "SD 2.x":
-        return "epsilon", f"as {kind} has it, unless --prediction says otherwise"
-    blocks = numbers(shapes, UNET + "output_blocks.#.1.transformer_blocks.0.norm1.bias")
-    if not blocks:
-        raise ValueError("has a UNet without attention in its up blocks")
-    bias = stored.get_tensor(f"{UNET}output_blocks.{blocks[-1]}.1.transformer_blocks.0.norm1.bias")
-    spread = bias.float().std(unbiased=False).item()
-    guess = "" if blocks[-1] == V_BLOCK else ", a guess for a UNet that is not the full one of 2.x"
-    return PREDICTIONS[spread > V_SPREAD], (f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}"
-                                            f"{guess}, unless --prediction says otherwise")
+        return "epsilon", f"as {kind} has it, unless --prediction says otherwise{note}"
+    norm = max(name for name in unet if re.match(r"up_blocks.*\.transformer_blocks\.0\.norm1\.bias", name))
+    spread = stored.tensor(unet[norm][0]).float().std(unbiased=False).item()
+    return PREDICTIONS[spread > V_SPREAD], (f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}, "
+                                            f"unless --prediction says otherwise{note}")
 
 
-def unet_blocks(shapes):
-    """(layers of each down block, layers of each up block, `Found.places`), from the numbers in the names. They have
-    gaps where diffusers' conversion script left out a layer of a slimmed model, and an upsampler may have its own.
-    """
-    downs, ups, places = [[]], [[]], {}
-    for i in numbers(shapes, UNET + "input_blocks.#.")[1:]:
-        if f"{UNET}input_blocks.{i}.0.op.weight" in shapes:                    # a downsampler: the block ends here
-            places[f"down_blocks.{len(downs) - 1}.downsamplers.0.conv."] = f"input_blocks.{i}.0.op."
-            downs.append([])
-        else:
-            downs[-1].append(f"input_blocks.{i}")
-    for i in numbers(shapes, UNET + "output_blocks.#."):
-        layer = f"output_blocks.{i}"
-        doubles = [f"{layer}.{j}.conv." for j in numbers(shapes, f"{UNET}{layer}.#.conv.")]
-        if any(name.startswith(f"{UNET}{layer}.0.") for name in shapes):
-            ups[-1].append(layer)                          # the upsampler comes after the other modules
-            attends = any(name.startswith(f"{UNET}{layer}.1.transformer_blocks.") for name in shapes)
-            doubles = [name for name in doubles if name == f"{layer}.{1 + attends}.conv."]
-        if doubles:
-            places[f"up_blocks.{len(ups) - 1}.upsamplers.0.conv."] = doubles[0]
-            ups.append([])
-    if not all(downs):
-        raise ValueError("has a UNet with an empty block")
-    if [len(block) for block in ups] != [len(block) + 1 for block in reversed(downs)]:
-        raise ValueError(f"has a UNet whose down blocks have {list(map(len, downs))} layers and whose up blocks have "
-                         f"{list(map(len, ups))}; they should have one more each, in reverse order")
-    for way, blocks in (("down", downs), ("up", ups)):
-        for i, block in enumerate(blocks):
-            for j, layer in enumerate(block):
-                places |= {f"{way}_blocks.{i}.{part}.{j}.": f"{layer}.{k}."
-                           for k, part in enumerate(("resnets", "attentions"))}
-    return downs, ups, places
+def unet_config(names, shape):
+    blocks = range(count(names, "down_blocks.#."))
 
-
-def unet_config(shapes, kind, prediction):
-    """(config, `Found.places`)"""
-    size = lambda name, dims: need(shapes, UNET + name, dims)
-    depth = lambda layer: len(numbers(shapes, f"{UNET}{layer}.1.transformer_blocks.#."))
-    downs, ups, places = unet_blocks(shapes)
-    channels = [size(f"{block[0]}.0.out_layers.3.weight", 4)[0] for block in downs]
-    downs, ups = ([[depth(layer) for layer in block] for block in blocks] for blocks in (downs, ups))
-    mid = depth("middle_block")
-    layers = [block if any(block) else 1 for block in downs]                   # the last one is for the middle too
-    if not any(downs[-1]):
-        layers[-1] = mid or 1
-    elif mid not in (0, downs[-1][0]):
-        raise ValueError(f"has a UNet whose middle has {mid} transformer layers where its last block has "
-                         f"{downs[-1][0]}")
-    attends = next((name for name in shapes if name.startswith(UNET) and name.endswith(".attn2.to_k.weight")), None)
-    if attends is None:
+    def depths(way):
+        """The layers of each transformer, block by block, with 0 where a resnet has none."""
+        return [[count(names, f"{way}_blocks.{i}.attentions.{j}.transformer_blocks.#.")
+                 for j in range(count(names, f"{way}_blocks.{i}.resnets.#."))] for i in blocks]
+    down, up, mid = depths("down"), depths("up"), count(names, "mid_block.attentions.0.transformer_blocks.#.")
+    layers, layers_up = ([depth if any(depth) else 1 for depth in way] for way in (down, up))
+    if not any(down[-1]):
+        layers[-1] = mid or 1                              # the last one is for the middle too
+    attention = [name.partition(".transformer_blocks.") for name in names if name.endswith(".attn2.to_k.weight")]
+    if not attention:
         raise ValueError("has a UNet without cross-attention")
-    linear = len(shapes.get(re.sub(r"transformer_blocks.*", "proj_in.weight", attends), ())) == 2
-    middle = any(name.startswith(UNET + "middle_block.") for name in shapes)
+    at, *to_k = attention[0]
+    channels = [shape(f"down_blocks.{i}.resnets.0.conv2.weight")[0] for i in blocks]
+    is_linear = len(shape(f"{at}.proj_in.weight")) == 2
+    is_mid = any(name.startswith("mid_block.") for name in names)
     return dict(
-        in_channels=size("input_blocks.0.0.weight", 4)[1], out_channels=size("out.2.weight", 4)[0],
-        block_out_channels=channels, layers_per_block=list(map(len, downs)),
-        cross_attention_dim=need(shapes, attends, 2)[1],
-        down_block_types=["CrossAttnDownBlock2D" if any(block) else "DownBlock2D" for block in downs],
-        up_block_types=["CrossAttnUpBlock2D" if any(block) else "UpBlock2D" for block in ups],
-        mid_block_type="UNetMidBlock2DCrossAttn" if mid else "UNetMidBlock2D" if middle else None,
-        transformer_layers_per_block=layers,
-        reverse_transformer_layers_per_block=[block if any(block) else 1 for block in ups],
-        use_linear_projection=linear, attention_head_dim=[n // 64 for n in channels] if linear else 8,
-        upcast_attention=kind == "SD 2.x",
-        sample_size=128 if kind == "SDXL" else 96 if (kind, prediction) == ("SD 2.x", "v_prediction") else 64), places
+        in_channels=shape("conv_in.weight")[1], out_channels=shape("conv_out.weight")[0],
+        block_out_channels=channels, layers_per_block=list(map(len, down)),
+        cross_attention_dim=shape(at + "".join(to_k))[1],
+        down_block_types=["CrossAttnDownBlock2D" if any(depth) else "DownBlock2D" for depth in down],
+        up_block_types=["CrossAttnUpBlock2D" if any(depth) else "UpBlock2D" for depth in up],
+        mid_block_type="UNetMidBlock2DCrossAttn" if mid else "UNetMidBlock2D" if is_mid else None,
+        transformer_layers_per_block=layers, reverse_transformer_layers_per_block=layers_up,
+        use_linear_projection=is_linear, attention_head_dim=[n // 64 for n in channels] if is_linear else 8)
 
 
-def vae_config(shapes, prefix, is_xl):
-    """Names are the original's; in a file with only a VAE they may be today's."""
-    is_todays = f"{prefix}encoder.down_blocks.0.resnets.0.conv2.weight" in shapes
-    down, layer = ("down_blocks", "resnets") if is_todays else ("down", "block")
-    blocks = numbers(shapes, f"{prefix}encoder.{down}.#.")
-    width = lambda i: need(shapes, f"{prefix}encoder.{down}.{i}.{layer}.0.conv2.weight", 4)[0]
+def vae_config(names, shape):
+    n = count(names, "encoder.down_blocks.#.")
     return dict(
-        block_out_channels=list(map(width, blocks or [0])),
-        layers_per_block=len(numbers(shapes, f"{prefix}encoder.{down}.0.{layer}.#.")),
-        latent_channels=need(shapes, prefix + "quant_conv.weight", 4)[0] // 2,
-        down_block_types=["DownEncoderBlock2D"] * len(blocks), up_block_types=["UpDecoderBlock2D"] * len(blocks),
-        mid_block_add_attention=any(name.startswith((f"{prefix}encoder.mid.attn_1.", f"{prefix}encoder.mid_block.att"))
-                                    for name in shapes),
-        force_upcast=is_xl, scaling_factor=scaling_factor(is_xl))
+        block_out_channels=[shape(f"encoder.down_blocks.{i}.resnets.0.conv2.weight")[0] for i in range(max(n, 1))],
+        layers_per_block=count(names, "encoder.down_blocks.0.resnets.#."),
+        latent_channels=shape("quant_conv.weight")[0] // 2,
+        down_block_types=["DownEncoderBlock2D"] * n, up_block_types=["UpDecoderBlock2D"] * n,
+        mid_block_add_attention=any(name.startswith("encoder.mid_block.attentions.") for name in names))
+
+
+def of_kind(is_xl):
+    """What the tensors of an official VAE do not tell."""
+    return dict(force_upcast=is_xl, scaling_factor=scaling_factor(is_xl))
 
 
 def scaling_factor(is_xl):
@@ -220,41 +199,16 @@ def scaling_factor(is_xl):
     return 0.13025 if is_xl else 0.18215
 
 
-def clip_config(shapes, prefix):
-    size = lambda name: need(shapes, prefix + name, 2)
-    return text_config(size("embeddings.token_embedding.weight"), size("embeddings.position_embedding.weight"),
-                       size("encoder.layers.0.mlp.fc1.weight"), numbers(shapes, prefix + "encoder.layers.#."),
-                       "quick_gelu")
+def text_config(names, shape):
+    """Of CLIP; OpenCLIP has another activation."""
+    tokens, width = shape("embeddings.token_embedding.weight")
+    projection = "text_projection.weight"
+    return dict(
+        vocab_size=tokens, hidden_size=width, num_attention_heads=width // 64, hidden_act="quick_gelu",
+        num_hidden_layers=count(names, "encoder.layers.#."),
+        intermediate_size=shape("encoder.layers.0.mlp.fc1.weight")[0],
+        max_position_embeddings=shape("embeddings.position_embedding.weight")[0],
+        projection_dim=shape(projection)[0] if projection in names else width)
 
 
-def openclip_config(shapes, prefix):
-    size = lambda name: need(shapes, prefix + name, 2)
-    config = text_config(size("token_embedding.weight"), size("positional_embedding"),
-                         size("transformer.resblocks.0.mlp.c_fc.weight"),
-                         numbers(shapes, prefix + "transformer.resblocks.#."), "gelu")
-    if prefix + "text_projection.weight" in shapes:        # a linear layer's, transposed
-        config["projection_dim"] = size("text_projection.weight")[0]
-    elif prefix + "text_projection" in shapes:
-        config["projection_dim"] = size("text_projection")[1]
-    return config
-
-
-def text_config(tokens, positions, inner, layers, activation):
-    return dict(vocab_size=tokens[0], hidden_size=tokens[1], num_hidden_layers=len(layers), projection_dim=tokens[1],
-                num_attention_heads=tokens[1] // 64, hidden_act=activation, max_position_embeddings=positions[0],
-                intermediate_size=inner[0])
-
-
-def numbers(there, pattern):
-    """The sorted numbers in place of the # of `pattern`, in those names `there` that begin with it."""
-    pattern = re.compile(re.escape(pattern).replace(r"\#", r"(\d+)"))
-    return sorted({int(match[1]) for match in map(pattern.match, there) if match})
-
-
-def need(shapes, name, dims):
-    """The shape of a tensor that must be there."""
-    if name not in shapes:
-        raise ValueError(f"lacks {name}")
-    if len(shapes[name]) != dims:
-        raise ValueError(f"has a tensor {name} of shape {shapes[name]}, which should have {dims} dimensions")
-    return shapes[name]
+CONFIGS = dict(unet=unet_config, vae=vae_config, text_encoder=text_config, text_encoder_2=text_config)

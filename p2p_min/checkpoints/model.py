@@ -5,13 +5,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..checks import PREDICTIONS, SPACINGS, is_whole
+from ..checks import PREDICTIONS, SPACINGS, must
 from ..ddim import Schedule
+from ..networks.config import one_each
 from ..networks.unet import UNet
 from ..networks.vae import VAE
-from . import names
+from .detect import INPUTS
 from .folder import load_folder
-from .hub import find
+from .hub import locate
 from .single_file import load_file, load_vae
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -43,10 +44,8 @@ class Model:
     @property
     def size(self):
         """(height, width) of its own pictures, in pixels; None if its config has no size."""
-        side = self.unet.config["sample_size"]
-        if side is None:
-            return None
-        return tuple(self.vae.factor * n for n in ((side, side) if is_whole(side) else side))
+        sides = one_each(self.unet.config["sample_size"], 2, "sample_size")
+        return None if None in sides else tuple(self.vae.factor * side for side in sides)
 
 
 def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacing=None, tokenizer=None, vae=None):
@@ -65,50 +64,47 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     Raises FileNotFoundError or ValueError, with a one-line message, for anything missing, unreadable or mismatched.
     """
     device, dtype = choose_device(device), choose_dtype(dtype)
-    if prediction not in (None, *PREDICTIONS):
-        raise ValueError(f"prediction must be {' or '.join(PREDICTIONS)}, not {prediction!r}")
-    if spacing not in (None, *SPACINGS):
-        raise ValueError(f"spacing must be {', '.join(SPACINGS[:-1])} or {SPACINGS[-1]}, not {spacing!r}")
-    path = find(path, dtype, vae is None)
-    read = load_folder if path.is_dir() else load_file
-    parts = read(path, device, dtype, prediction, spacing, tokenizer, vae is None)
-    about = [parts["about"]]
+    must(prediction in (None, *PREDICTIONS), "prediction", " or ".join(PREDICTIONS), prediction)
+    must(spacing in (None, *SPACINGS), "spacing", " or ".join(SPACINGS), spacing)
+    path = locate(path, dtype, vae is None)
+    load_parts = load_folder if path.is_dir() else load_file
+    parts = load_parts(path, device, dtype, prediction, spacing, tokenizer, vae is None)
     if vae is not None:
         parts["vae"] = load_vae(Path(vae), path, parts, device)
+    # What the user has to know of a single file, and of another VAE.
+    about = []
     if not path.is_dir():                                  # the size depends on the kind only: too large for XL Turbo
         side = parts["unet"].config["sample_size"] * parts["vae"].factor
-        about.append(f"{side} × {side} pixels, see --height and --width")
+        about = [parts["about"], f"{side} × {side} pixels, see --height and --width"]
     if vae is not None:
         about.append(f"with the VAE of {vae}")
-    parts["about"] = "; ".join(filter(None, about))
-    model = Model(**parts, path=str(path))
+    model = Model(**parts | dict(path=str(path), about="; ".join(about)))
     check_parts(model)
     return model
 
 
 def check_parts(model):
     """Raises ValueError if the parts do not fit each other."""
-    encoders = [encoder for encoder in (model.text_encoder, model.text_encoder_2) if encoder is not None]
-    width, wanted = sum(encoder.config.hidden_size for encoder in encoders), model.unet.config["cross_attention_dim"]
-    if width != wanted:
-        raise ValueError(f"{model.path}: the text encoder{'s give' if len(encoders) > 1 else ' gives'} {width} numbers "
-                         f"per token, the UNet needs {wanted}")
-    if (model.unet.add_embedding is None) != (model.text_encoder_2 is None):
-        raise ValueError(f"{model.path}: an SDXL UNet and a second text encoder go together; this has one without the "
-                         "other")
-    if model.text_encoder_2 is not None:
-        c, pooled = model.unet.config, model.text_encoder_2.config.projection_dim
-        if pooled + 6 * c["addition_time_embed_dim"] != c["projection_class_embeddings_input_dim"]:
-            raise ValueError(f"{model.path}: pooled text of {pooled} and 6 sizes of {c['addition_time_embed_dim']} do "
-                             "not add up to projection_class_embeddings_input_dim = "
-                             f"{c['projection_class_embeddings_input_dim']}")
-    latent, c = model.vae.config["latent_channels"], model.unet.config
-    if latent != (inputs := c["in_channels"]):
-        raise ValueError(f"{model.path}: the VAE has {latent} latent channels, the UNet {inputs}: it is "
-                         f"{names.INPUTS.get(inputs, 'another kind of model')}, which p2p_min does not run")
-    if latent != c["out_channels"]:
-        raise ValueError(f"{model.path}: the UNet gives {c['out_channels']} channels for the {inputs} it takes, which "
-                         "p2p_min does not run")
+    c, latent, second = model.unet.config, model.vae.config["latent_channels"], model.text_encoder_2
+    width = model.text_encoder.config.hidden_size + (second.config.hidden_size if second else 0)
+    is_xl = second is not None and model.unet.add_embedding is not None
+    added = second.config.projection_dim + 6 * c["addition_time_embed_dim"] if is_xl else None
+    inputs, kind = c["in_channels"], INPUTS.get(c["in_channels"], "another kind of model")
+    for fits, problem in (
+            (width == c["cross_attention_dim"],
+             f"the text encoder{'s' if second else ''} give{'' if second else 's'} {width} numbers per token, the UNet "
+             f"needs {c['cross_attention_dim']}"),
+            ((second is None) == (model.unet.add_embedding is None),
+             "an SDXL UNet and a second text encoder go together; this has one without the other"),
+            (not is_xl or added == c["projection_class_embeddings_input_dim"],
+             f"its pooled text and six sizes are {added} numbers, not projection_class_embeddings_input_dim = "
+             f"{c['projection_class_embeddings_input_dim']}"),
+            (latent == inputs,
+             f"the VAE has {latent} latent channels, the UNet {inputs}: it is {kind}, which p2p_min does not run"),
+            (c["out_channels"] == inputs,
+             f"the UNet gives {c['out_channels']} channels for the {inputs} it takes, which p2p_min does not run")):
+        if not fits:
+            raise ValueError(f"{model.path}: {problem}")
 
 
 def choose_device(device):
@@ -127,6 +123,5 @@ def choose_device(device):
 
 def choose_dtype(dtype):
     chosen = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
-    if chosen is not None and chosen not in DTYPES:
-        raise ValueError(f"dtype must be float32, float16 or bfloat16, not {dtype!r}")
+    must(chosen in (None, *DTYPES), "dtype", "float32, float16 or bfloat16", dtype)
     return chosen

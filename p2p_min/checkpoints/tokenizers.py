@@ -6,7 +6,7 @@ from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizerFast
 
-from ..networks.config import TEXT, listed, read_config, whole
+from ..networks.config import read_config
 from .names import some
 from .tensors import in_one_line, read_json
 
@@ -15,7 +15,7 @@ CLIP_TOKENIZERS = (("openai/clip-vit-large-patch14", ""), ("stabilityai/stable-d
 ENCODERS = ("text_encoder", "text_encoder_2")
 START, END = "<|startoftext|>", "<|endoftext|>"
 FILES = "tokenizer.json", "tokenizer_config.json", "vocab.json", "special_tokens_map.json", "added_tokens.json"
-SETTINGS = dict(model_max_length=(None, whole(3)), known_words=(None, listed(TEXT, 0, 10 ** 6)))
+SETTINGS = dict(model_max_length=(None, int), known_words=(None, str, list))
 OPENCLIP_ACTIVATION = "gelu"           # of its text encoders; CLIP's own have "quick_gelu"
 OPENCLIP_PADDING = "!"                 # token 0; CLIP's own encoder is padded with the end token
 
@@ -29,7 +29,7 @@ def load_tokenizer(folder):
         raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
     files = {name: read_json(folder / name) for name in FILES if (folder / name).is_file()}
     config = folder / "tokenizer_config.json"
-    settings = read_config(files.get(config.name, {}), str(config), SETTINGS)
+    settings = read_config(files.get(config.name, {}), str(config), SETTINGS, ignored=None)
     try:
         read = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True, unk_token=END)
         written = json.loads(read.backend_tokenizer.to_str()) | dict(padding=None, truncation=None)
@@ -47,11 +47,9 @@ def load_tokenizer(folder):
 
 def check_clip(tokenizer, written):
     """Raises ValueError for what is not CLIP's. written: the backend's own account of itself."""
-    ids, bpe = tokenizer.get_vocab(), written["model"]
+    bpe = written["model"]
     if (tokenizer.bos_token, tokenizer.eos_token) != (START, END) or not {START, END} <= bpe["vocab"].keys():
         raise ValueError(f"it must have a start token {START} and an end token {END}")
-    if len(set(ids.values())) < len(ids):
-        raise ValueError("two of its tokens have the same number")
     made = {"".join(pair) for pair in bpe["merges"]} | {token["content"] for token in written["added_tokens"]}
     if lone := [token for token in bpe["vocab"].keys() - made if len(token.removesuffix("</w>")) > 1]:
         raise ValueError(f"its merges, which may be cut off, do not make its tokens {some(lone)}")
@@ -82,14 +80,14 @@ def choose_tokenizer(given, own, configs):
     return chosen
 
 
-def fit_tokenizer(tokenizer, configs):
-    """Limits the tokenizer to the encoders' length. Raises ValueError if it has tokens that an encoder lacks."""
+def fit_tokenizer(tokenizer, encoders):
+    """Limits the tokenizer to the length of the encoders, given as configs. Raises ValueError if one lacks tokens."""
     needs = 1 + max(tokenizer.get_vocab().values())
-    for config in (configs[name] for name in ENCODERS if name in configs):
-        if needs > config["vocab_size"]:
+    for config in encoders:
+        if needs > config.vocab_size:
             raise ValueError(f"the tokenizer in {tokenizer.name_or_path} has {needs} tokens, the text encoder "
-                             f"{config['vocab_size']}")
-        tokenizer.model_max_length = min(tokenizer.model_max_length, config["max_position_embeddings"])
+                             f"{config.vocab_size}")
+        tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
 
 
 def has_tokenizer(folder):

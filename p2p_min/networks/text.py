@@ -6,16 +6,19 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ..checks import must
-from .config import number, one_of, read_config, whole
+from .config import read_config
 
-TOKEN, WIDTH, COUNT = whole(0, 10 ** 6), whole(1, 2 ** 14), whole(1, 128)
-USED = dict(                           # None: no default, since every file has the key
-    vocab_size=(None, whole(3, 10 ** 6)), hidden_size=(None, WIDTH), intermediate_size=(None, whole(1, 2 ** 16)),
-    num_hidden_layers=(None, COUNT), num_attention_heads=(None, COUNT), max_position_embeddings=(77, whole(3, 4096)),
-    projection_dim=(512, WIDTH), hidden_act=("quick_gelu", one_of("quick_gelu", "gelu")),
-    layer_norm_eps=(1e-5, number(0, 1)), bos_token_id=(49406, TOKEN), eos_token_id=(49407, TOKEN),
-    pad_token_id=(1, TOKEN))
-FIXED = dict(model_type=("clip_text_model", "clip"))
+KEYS = dict(                           # of transformers' CLIPTextConfig, with its defaults
+    model_type=("clip_text_model", "clip_text_model", "clip"), hidden_act=("quick_gelu", "quick_gelu", "gelu"),
+    vocab_size=(49408, int), hidden_size=(512, int), intermediate_size=(2048, int), projection_dim=(512, int),
+    num_hidden_layers=(12, int), num_attention_heads=(8, int), max_position_embeddings=(77, int),
+    layer_norm_eps=(1e-5, float), bos_token_id=(49406, int), eos_token_id=(49407, int), pad_token_id=(1, int))
+# What transformers writes beside them: notes, training and what it returns.
+IGNORED = """
+    architectures transformers_version torch_dtype dtype dropout attention_dropout initializer_factor initializer_range
+    gradient_checkpointing return_dict output_hidden_states output_attentions use_cache tie_word_embeddings is_decoder
+    is_encoder_decoder id2label label2id problem_type finetuning_task task_specific_params chunk_size_feed_forward
+    """.split()
 
 
 class Context(NamedTuple):
@@ -59,12 +62,14 @@ def spans(tokenizer, prompt):
 
 
 def text_encoder(config, projects=False):
-    """transformers' CLIP from the dict of a `text_encoder/config.json`; SDXL's second `projects` its pooled state."""
-    c = read_config(config, "text encoder", USED, FIXED)   # transformers writes many more keys, which mean nothing here
-    if None in c.values():
-        lacking = [key for key, value in c.items() if value is None]
-        raise ValueError(f"text encoder: its config has no {', '.join(lacking)}")
-    return (CLIPTextModelWithProjection if projects else CLIPTextModel)(CLIPTextConfig(**c))
+    """transformers' CLIP from the dict of a `text_encoder/config.json`; SDXL's second `projects` its pooled state.
+
+    Raises ValueError for a setting that is unknown or not implemented, such as another attention mask.
+    """
+    build = CLIPTextModelWithProjection if projects else CLIPTextModel
+    config = read_config(config, "text encoder", KEYS, IGNORED)
+    del config["model_type"]
+    return build(CLIPTextConfig(**config))
 
 
 @torch.no_grad()

@@ -2,6 +2,16 @@
 
 Modules have the names of the diffusers checkpoints, so that a folder loads without renaming. Edits are passed from
 `UNet.forward` to every attention layer as one argument, `edits`.
+
+Stable Diffusion 1.5 at 512 pixels (r: a resnet; a: a resnet and a transformer, which attends to pixels and text):
+
+    conv_in          4 to 320 channels, 64 × 64             up_blocks.3      a a a     320    64 × 64, then conv_out
+    down_blocks.0    a a     320    64 × 64                 up_blocks.2      a a a     640    32 × 32
+    down_blocks.1    a a     640    32 × 32                 up_blocks.1      a a a    1280    16 × 16
+    down_blocks.2    a a    1280    16 × 16                 up_blocks.0      r r r    1280     8 × 8
+    down_blocks.3    r r    1280     8 × 8                  mid_block        a r      1280     8 × 8
+
+Each layer on the way up also gets an output of the way down: the last that is left of conv_in, layers and halvings.
 """
 import math
 
@@ -10,37 +20,38 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..attention import Attention, Edits
-from .config import FLAG, either, listed, number, one_of, one_or_each, per_block, read_config, whole
+from ..checks import must
+from .config import one_each, read_config
 from .layers import Downsample, Resnet, Upsample
 
 DOWN_ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
 UP_ATTENDS = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
-MID_ATTENDS = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False}         # and null: no middle block
-CHANNELS, WIDTH, SIDE = whole(1, 64), whole(1, 2 ** 14), whole(1, 1024)
-LAYERS = one_or_each(either(whole(0, 16), listed(whole(0, 16))))               # a list: one for each resnet of a block
-USED = dict(
-    in_channels=(4, CHANNELS), out_channels=(4, CHANNELS), sample_size=(None, either(SIDE, listed(SIDE, 2, 2))),
-    block_out_channels=((320, 640, 1280, 1280), listed(WIDTH)), layers_per_block=(2, one_or_each(whole(1, 6))),
-    down_block_types=(("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), listed(one_of(*DOWN_ATTENDS))),
-    up_block_types=(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, listed(one_of(*UP_ATTENDS))),
-    mid_block_type=("UNetMidBlock2DCrossAttn", one_of(*MID_ATTENDS)), attention_head_dim=(8, one_or_each(WIDTH)),
-    transformer_layers_per_block=(1, LAYERS), reverse_transformer_layers_per_block=(None, LAYERS),
-    cross_attention_dim=(1280, WIDTH), norm_num_groups=(32, WIDTH), norm_eps=(1e-5, number(0, 1)),
-    use_linear_projection=(False, FLAG), upcast_attention=(False, FLAG),
-    addition_embed_type=(None, one_of("text_time")), addition_time_embed_dim=(None, WIDTH),
-    projection_class_embeddings_input_dim=(None, WIDTH))
-FIXED = dict(
-    act_fn=("silu", "swish"), flip_sin_to_cos=(True,), freq_shift=(0,),
-    center_input_sample=(False,), only_cross_attention=(False,), mid_block_only_cross_attention=(False,),
-    dual_cross_attention=(False,), attention_type=("default",), cross_attention_norm=(None,), downsample_padding=(1,),
-    mid_block_scale_factor=(1,), conv_in_kernel=(3,), conv_out_kernel=(3,), resnet_time_scale_shift=("default",),
-    resnet_skip_time_act=(False,), resnet_out_scale_factor=(1,), time_embedding_type=("positional",),
-    time_embedding_dim=(None,), time_embedding_act_fn=(None,), timestep_post_act=(None,), time_cond_proj_dim=(None,),
-    class_embed_type=(None,), num_class_embeds=(None,), class_embeddings_concat=(False,), encoder_hid_dim=(None,),
-    encoder_hid_dim_type=(None,), num_attention_heads=(None,))
+MID = {"UNetMidBlock2DCrossAttn": (2, True), "UNetMidBlock2D": (1, False), None: (0, False)}  # its resnets; attends?
+KEYS = dict(
+    # what is built
+    in_channels=(4, int), out_channels=(4, int), sample_size=(None, int, list),
+    block_out_channels=((320, 640, 1280, 1280), int, list), layers_per_block=(2, int, list),
+    down_block_types=(("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), *DOWN_ATTENDS, list),
+    up_block_types=(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, *UP_ATTENDS, list),
+    mid_block_type=("UNetMidBlock2DCrossAttn", "UNetMidBlock2DCrossAttn", "UNetMidBlock2D"),
+    attention_head_dim=(8, int, list),
+    transformer_layers_per_block=(1, int, list), reverse_transformer_layers_per_block=(None, int, list),
+    cross_attention_dim=(1280, int), norm_num_groups=(32, int), norm_eps=(1e-5, float),
+    use_linear_projection=(False, bool), upcast_attention=(False, bool),
+    addition_embed_type=(None, "text_time"), addition_time_embed_dim=(None, int),
+    projection_class_embeddings_input_dim=(None, int),
+    # what is always so
+    act_fn=("silu", "silu", "swish"), flip_sin_to_cos=(True, True), freq_shift=(0, 0),
+    center_input_sample=(False, False), only_cross_attention=(False, False),
+    mid_block_only_cross_attention=(False, False), dual_cross_attention=(False, False),
+    attention_type=("default", "default"), downsample_padding=(1, 1), mid_block_scale_factor=(1, 1),
+    conv_in_kernel=(3, 3), conv_out_kernel=(3, 3), resnet_time_scale_shift=("default", "default"),
+    resnet_skip_time_act=(False, False), resnet_out_scale_factor=(1, 1),
+    time_embedding_type=("positional", "positional"), class_embeddings_concat=(False, False))
 IGNORED = ("dropout", "addition_embed_type_num_heads",
            # bookkeeping of the EMA weights, which diffusers' training scripts leave in the file
            "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
+HINTS = dict(time_cond_proj_dim="it is an LCM", class_embed_type="it may be an unCLIP model")
 
 
 def time_features(timestep, width):
@@ -132,34 +143,32 @@ def project(layer, tokens):
 
 
 class Block(nn.Module):
-    """One size of the UNet: resnets, each followed by a transformer if the block attends, then down or up."""
+    """One size of the UNet: resnets, the first of them followed by a transformer each, then down or up."""
 
-    def __init__(self, inputs, channels, heads, layers, config, attends, resample):
-        """inputs: the channels that enter each resnet; layers: transformer layers; resample: None, "down" or "up"."""
+    def __init__(self, inputs, channels, heads, depths, config, resample=None):
+        """inputs: the channels that enter each resnet; depths: the layers of each transformer, of which there may be
+        fewer; resample: None, "down" or "up".
+        """
         super().__init__()
-        self.resnets = nn.ModuleList(
-            Resnet(n, channels, config["norm_num_groups"], config["norm_eps"], 4 * config["block_out_channels"][0])
-            for n in inputs)
-        self.attentions = nn.ModuleList(
-            Transformer(channels, heads, n, config)
-            for n in (per_block(layers, len(inputs), "transformer_layers_per_block") if attends else ()))
+        resnet = config["norm_num_groups"], config["norm_eps"], 4 * config["block_out_channels"][0]
+        self.resnets = nn.ModuleList(Resnet(n, channels, *resnet) for n in inputs)
+        self.attentions = nn.ModuleList(Transformer(channels, heads, depth, config) for depth in depths)
         self.downsamplers = nn.ModuleList([Downsample(channels, True)] if resample == "down" else [])
         self.upsamplers = nn.ModuleList([Upsample(channels)] if resample == "up" else [])
 
     def layer(self, i, x, time, context, edits):
         x = self.resnets[i](x, time)
-        if self.attentions:
-            x = self.attentions[i](x, context, edits)
+        for attention in self.attentions[i:i + 1]:
+            x = attention(x, context, edits)
         return x
 
     def down(self, x, time, context, edits):
-        """Every output of the block, for the skip connections."""
-        outputs = []
+        """x and every output of the block, for the skip connections."""
+        outputs = [x]
         for i in range(len(self.resnets)):
-            x = self.layer(i, x, time, context, edits)
-            outputs.append(x)
+            outputs.append(self.layer(i, outputs[-1], time, context, edits))
         for downsample in self.downsamplers:
-            outputs.append(downsample(x))
+            outputs.append(downsample(outputs[-1]))
         return outputs
 
     def up(self, x, skips, size, time, context, edits):
@@ -171,21 +180,9 @@ class Block(nn.Module):
         return x
 
 
-class MidBlock(nn.Module):
-    """Resnet, transformer, resnet; in slimmed models only the first resnet."""
-
-    def __init__(self, channels, heads, layers, config, attends):
-        super().__init__()
-        resnet = (channels, channels, config["norm_num_groups"], config["norm_eps"],
-                  4 * config["block_out_channels"][0])
-        self.attentions = nn.ModuleList([Transformer(channels, heads, layers, config)] if attends else [])
-        self.resnets = nn.ModuleList(Resnet(*resnet) for _ in range(2 if attends else 1))
-
-    def forward(self, x, time, context, edits):
-        x = self.resnets[0](x, time)
-        for attention, resnet in zip(self.attentions, self.resnets[1:]):
-            x = resnet(attention(x, context, edits), time)
-        return x
+def transformers(depth, resnets, attends):
+    """The layers of each transformer in a block, from one number or from one for each resnet."""
+    return one_each(depth, resnets, "UNet: transformer_layers_per_block of a block") if attends else []
 
 
 class UNet(nn.Module):
@@ -194,50 +191,50 @@ class UNet(nn.Module):
     def __init__(self, config):
         """config: the dict of a diffusers `unet/config.json`. Raises ValueError for anything not implemented."""
         super().__init__()
-        self.config = c = read_config(config, "UNet", USED, FIXED, IGNORED)
+        self.config = c = read_config(config, "UNet", KEYS, IGNORED, HINTS)
+
+        # What each of the n blocks on the way down has, and each on the way up, as lists.
         channels, n = c["block_out_channels"], len(c["block_out_channels"])
-        heads = per_block(c["attention_head_dim"], n, "attention_head_dim")     # misnamed in checkpoints: a count
-        resnets = per_block(c["layers_per_block"], n, "layers_per_block")
-        layers = per_block(c["transformer_layers_per_block"], n, "transformer_layers_per_block")
-        layers_up = c["reverse_transformer_layers_per_block"]
-        layers_up = per_block(layers[::-1] if layers_up is None else layers_up, n,
-                              "reverse_transformer_layers_per_block")
-        down_attends = [DOWN_ATTENDS[name] for name in per_block(c["down_block_types"], n, "down_block_types")]
-        up_attends = [UP_ATTENDS[name] for name in per_block(c["up_block_types"], n, "up_block_types")]
+        each = lambda key: one_each(c[key], n, f"UNet: {key}")
+        heads = each("attention_head_dim")                 # despite its name, this counts heads
+        down, depths = each("layers_per_block"), each("transformer_layers_per_block")
+        up, depths_up = [k + 1 for k in down[::-1]], each("reverse_transformer_layers_per_block")
+        if c["reverse_transformer_layers_per_block"] is None:
+            depths_up = depths[::-1]
+        down_depths = list(map(transformers, depths, down, map(DOWN_ATTENDS.get, each("down_block_types"))))
+        up_depths = list(map(transformers, depths_up, up, map(UP_ATTENDS.get, each("up_block_types"))))
+        # The middle has the depth of the last block; null means here that there is none.
+        mid, mid_attends = MID[c["mid_block_type"] if config.get("mid_block_type", "") is not None else None]
+        mid_depths = transformers(depths[-1] if isinstance(depths[-1], int) else depths[-1][0], 1, mid_attends)
+        one_each(c["sample_size"], 2, "UNet: sample_size")
 
         self.conv_in = nn.Conv2d(c["in_channels"], channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
         self.add_embedding = None                          # SDXL's pooled text and sizes
         if c["addition_embed_type"]:
             for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
-                if c[key] is None:
-                    raise ValueError(f"UNet: its config has addition_embed_type = 'text_time', but {key} = None")
+                must(c[key] is not None, f"UNet: {key} in its config", "a whole number, as in SDXL", c[key])
             self.add_embedding = TimeEmbedding(c["projection_class_embeddings_input_dim"], 4 * channels[0])
 
-        width, skips = channels[0], [channels[0]]          # current channels, and those of every skip connection
+        # Down; `skips` are the channels of the outputs that the way up will take.
+        width, skips = channels[0], [channels[0]]
         self.down_blocks = nn.ModuleList()
         for i in range(n):
-            inputs = [width] + [channels[i]] * (resnets[i] - 1)
-            last = i == n - 1
-            self.down_blocks.append(
-                Block(inputs, channels[i], heads[i], layers[i], c, down_attends[i], None if last else "down"))
+            inputs = [width] + [channels[i]] * (down[i] - 1)
+            resample = "down" if i < n - 1 else None
             width = channels[i]
-            skips += [width] * (resnets[i] + (not last))
-
-        self.mid_block = None
-        if config.get("mid_block_type", "") is not None:   # null does not mean the default here
-            mid_layers = layers[-1] if isinstance(layers[-1], int) else layers[-1][0]
-            self.mid_block = MidBlock(width, heads[-1], mid_layers, c, MID_ATTENDS[c["mid_block_type"]])
-
+            self.down_blocks.append(Block(inputs, width, heads[i], down_depths[i], c, resample))
+            skips += [width] * (down[i] + (i < n - 1))
+        self.mid_block = Block([width] * mid, width, heads[-1], mid_depths, c)
+        # Up, in reverse; `inputs` are what comes from below and the skip connection.
         self.up_blocks = nn.ModuleList()
         for i in range(n):
-            j, last = n - 1 - i, i == n - 1                # j: the down block of the same size
             inputs = []
-            for _ in range(resnets[j] + 1):
+            for _ in range(up[i]):
                 inputs.append(width + skips.pop())
-                width = channels[j]
-            self.up_blocks.append(
-                Block(inputs, channels[j], heads[j], layers_up[i], c, up_attends[i], None if last else "up"))
+                width = channels[-1 - i]
+            resample = "up" if i < n - 1 else None
+            self.up_blocks.append(Block(inputs, width, heads[-1 - i], up_depths[i], c, resample))
 
         self.conv_norm_out = nn.GroupNorm(c["norm_num_groups"], width, eps=c["norm_eps"])
         self.conv_out = nn.Conv2d(width, c["out_channels"], 3, padding=1)
@@ -270,13 +267,12 @@ class UNet(nn.Module):
                 raise ValueError("this UNet needs pooled text and sizes (SDXL): give the Context of text.encode")
             sizes = time_features(sizes.flatten(), self.config["addition_time_embed_dim"]).view(len(pooled), -1)
             time = time + self.add_embedding(torch.cat([pooled, sizes.to(pooled)], dim=-1).to(z.dtype))
+        # Down, middle, up; `skips` are the outputs that wait for their counterpart.
         x = self.conv_in(z)
         skips = [x]
         for block in self.down_blocks:
-            skips += block.down(skips[-1], time, context, edits)
-        x = skips[-1]
-        if self.mid_block is not None:
-            x = self.mid_block(x, time, context, edits)
+            skips += block.down(skips[-1], time, context, edits)[1:]
+        x = self.mid_block.down(skips[-1], time, context, edits)[-1]
         for block in self.up_blocks:
             n = len(block.resnets)
             skips, taken = skips[:-n], skips[-n:]
@@ -285,27 +281,24 @@ class UNet(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
     def check_prefixes(self, edit, kind):
-        if not isinstance(edit, dict):
-            return
-        names = self.attention_names(kind)
-        for prefix in edit:
+        for prefix in edit if isinstance(edit, dict) else ():
+            names = self.attention_names(kind)
             if prefix and not any(f"{name}.".startswith(f"{prefix}.") for name in names):
                 layer = names[0].rpartition(".")[2]
                 raise ValueError(f"no {layer} layer has the prefix {prefix!r}; names look like {names[0]!r}")
 
     def attention_names(self, kind):
         """The names of its attention layers, "cross" or "self", in the order in which they are called."""
-        if kind not in ("cross", "self"):
-            raise ValueError(f"kind must be 'cross' or 'self', not {kind!r}")
+        must(kind in ("cross", "self"), "kind", "'cross' or 'self'", kind)
         last = dict(cross="attn2", self="attn1")[kind]
         return [each.name for each in self.modules() if isinstance(each, Attention) and each.name.endswith(last)]
 
     def map_sizes(self, height, width):
         """The sizes (height, width) of the attention maps for latents of this size, largest first."""
-        sizes = [(height, width)]
-        for _ in self.down_blocks[1:]:
+        sizes = []
+        for down, up in zip(self.down_blocks, reversed(self.up_blocks)):
+            is_last = not down.downsamplers                # of the size of the middle
+            if down.attentions or up.attentions or is_last and self.mid_block.attentions:
+                sizes.append((height, width))
             height, width = -(-height // 2), -(-width // 2)
-            sizes.append((height, width))
-        mid = self.mid_block is not None and len(self.mid_block.attentions)
-        return [size for i, size in enumerate(sizes)
-                if self.down_blocks[i].attentions or self.up_blocks[-1 - i].attentions or (mid and i == len(sizes) - 1)]
+        return sizes

@@ -3,18 +3,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..attention import Attention
-from .config import FLAG, listed, number, one_of, per_block, read_config, whole
+from .config import one_each, read_config
 from .layers import Downsample, Resnet, Upsample
 
-WIDTH, SCALE = whole(1, 2 ** 14), number(0.001, 1000)
-USED = dict(
-    in_channels=(3, one_of(3)), out_channels=(3, one_of(3)), latent_channels=(4, whole(1, 64)),
-    block_out_channels=((64,), listed(WIDTH)), layers_per_block=(1, whole(1, 6)), norm_num_groups=(32, WIDTH),
-    down_block_types=(("DownEncoderBlock2D",), listed(one_of("DownEncoderBlock2D"))),
-    up_block_types=(("UpDecoderBlock2D",), listed(one_of("UpDecoderBlock2D"))),
-    scaling_factor=(0.18215, SCALE), mid_block_add_attention=(True, FLAG), use_quant_conv=(True, FLAG),
-    use_post_quant_conv=(True, FLAG), force_upcast=(False, FLAG))              # the last: see checkpoints/
-FIXED = dict(act_fn=("silu", "swish"), shift_factor=(None,), latents_mean=(None,), latents_std=(None,))
+KEYS = dict(
+    in_channels=(3, 3), out_channels=(3, 3), latent_channels=(4, int), scaling_factor=(0.18215, float),
+    block_out_channels=((64,), int, list), layers_per_block=(1, int), norm_num_groups=(32, int),
+    down_block_types=(("DownEncoderBlock2D",), "DownEncoderBlock2D", list),
+    up_block_types=(("UpDecoderBlock2D",), "UpDecoderBlock2D", list),
+    mid_block_add_attention=(True, bool), use_quant_conv=(True, bool), use_post_quant_conv=(True, bool),
+    force_upcast=(False, bool),        # see checkpoints/
+    act_fn=("silu", "silu", "swish"))
 IGNORED = ("sample_size",)             # the preferred size
 EPS = 1e-6
 
@@ -61,40 +60,29 @@ class Block(nn.Module):
         return x
 
 
-class Encoder(nn.Module):
-    """Pictures (rows, 3, H, W) to the moments of their latents (rows, 8, H/f, W/f)."""
+class Coder(nn.Module):
+    """The encoder: pictures (rows, 3, H, W) to the moments of their latents (rows, 8, H/f, W/f), going "down".
+    The decoder: latents (rows, 4, h, w) to pictures (rows, 3, f h, f w), going "up".
+    """
 
-    def __init__(self, config):
+    def __init__(self, inputs, outputs, way, config):
         super().__init__()
-        widths, groups = config["block_out_channels"], config["norm_num_groups"]
-        self.conv_in = nn.Conv2d(config["in_channels"], widths[0], 3, padding=1)
-        self.down_blocks = stack(widths, config["layers_per_block"], groups, "down")
-        self.mid_block = MidBlock(widths[-1], groups, config["mid_block_add_attention"])
+        widths, layers, groups = config["block_out_channels"], config["layers_per_block"], config["norm_num_groups"]
+        widths, layers = (widths, layers) if way == "down" else (widths[::-1], layers + 1)
+        self.conv_in = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        if way == "down":
+            self.down_blocks = stack(widths, layers, groups, way)
+        self.mid_block = MidBlock(config["block_out_channels"][-1], groups, config["mid_block_add_attention"])
+        if way == "up":
+            self.up_blocks = stack(widths, layers, groups, way)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * config["latent_channels"], 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
+        self.way = way
 
     def forward(self, x):
+        blocks = (*self.down_blocks, self.mid_block) if self.way == "down" else (self.mid_block, *self.up_blocks)
         x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
-
-
-class Decoder(nn.Module):
-    """Latents (rows, 4, h, w) to pictures (rows, 3, f h, f w)."""
-
-    def __init__(self, config):
-        super().__init__()
-        widths, groups = config["block_out_channels"][::-1], config["norm_num_groups"]
-        self.conv_in = nn.Conv2d(config["latent_channels"], widths[0], 3, padding=1)
-        self.mid_block = MidBlock(widths[0], groups, config["mid_block_add_attention"])
-        self.up_blocks = stack(widths, config["layers_per_block"] + 1, groups, "up")
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
-        self.conv_out = nn.Conv2d(widths[-1], config["out_channels"], 3, padding=1)
-
-    def forward(self, x):
-        x = self.mid_block(self.conv_in(x))
-        for block in self.up_blocks:
+        for block in blocks:
             x = block(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
@@ -112,13 +100,13 @@ class VAE(nn.Module):
     def __init__(self, config):
         """config: the dict of a diffusers `vae/config.json`. Raises ValueError for anything not implemented."""
         super().__init__()
-        self.config = c = read_config(config, "VAE", USED, FIXED, IGNORED)
+        self.config = c = read_config(config, "VAE", KEYS, IGNORED)
         for key in ("down_block_types", "up_block_types"):
-            per_block(c[key], len(c["block_out_channels"]), f"VAE: {key}")
+            one_each(c[key], len(c["block_out_channels"]), f"VAE: {key}")
         latent = c["latent_channels"]
         self.factor = 2 ** (len(c["block_out_channels"]) - 1)
-        self.encoder = Encoder(c)
-        self.decoder = Decoder(c)
+        self.encoder = Coder(c["in_channels"], 2 * latent, "down", c)
+        self.decoder = Coder(latent, c["out_channels"], "up", c)
         self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if c["use_quant_conv"] else nn.Identity()
         self.post_quant_conv = nn.Conv2d(latent, latent, 1) if c["use_post_quant_conv"] else nn.Identity()
 

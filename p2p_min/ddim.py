@@ -28,7 +28,7 @@ from .networks.config import read_config
 
 KEYS = dict(                           # of a scheduler's config: (the default of diffusers, what it may be)
     num_train_timesteps=(1000, int), beta_schedule=("linear", "linear", "scaled_linear"), beta_start=(0.0001, float),
-    beta_end=(0.02, float), trained_betas=(None, float, list), set_alpha_to_one=(True, bool), steps_offset=(0, int),
+    beta_end=(0.02, float), trained_betas=(None, [float]), set_alpha_to_one=(True, bool), steps_offset=(0, int),
     timestep_spacing=("leading", *SPACINGS), prediction_type=("epsilon", *PREDICTIONS),
     thresholding=(False, False), rescale_betas_zero_snr=(False, False))
 

@@ -6,7 +6,7 @@ os.environ["OMP_NUM_THREADS"] = "1"                        # the tests' processe
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizerFast
 
@@ -50,6 +50,32 @@ def refuses(call, *words, error=(ValueError, FileNotFoundError)):
     return message
 
 
+def refuses_to_load(path, *words, error=(ValueError, FileNotFoundError), **arguments):
+    """`refuses` for p2p.load."""
+    return refuses(lambda: p2p.load(path, **{"device": "cpu", **arguments}), *words, error=error)
+
+
+def configure(file, **values):
+    """Other values in a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def rewrite(file, change):
+    """Other tensors in a safetensors file: change({name: tensor}), which may return them or change them in place."""
+    tensors = load_file(file)
+    tensors = change(tensors) or tensors
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+
+
+def same_parts(a, b):
+    """Whether two models have the same tensors under the same names in all parts."""
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        ours, theirs = ({} if getattr(model, part) is None else getattr(model, part).state_dict() for model in (a, b))
+        if ours.keys() != theirs.keys() or not all(torch.equal(ours[name], theirs[name]) for name in ours):
+            return False
+    return True
+
+
 def build_tokenizer():
     """CLIP's BPE with merges that build exactly the pieces of WORDS, from left to right."""
     letters = sorted(ByteLevel.alphabet())
@@ -73,6 +99,14 @@ def tokenizer():
     for word in WORDS:
         assert [token.removesuffix("</w>") for token in tokenizer.tokenize(word.replace("|", ""))] == word.split("|")
     return tokenizer
+
+
+@pytest.fixture(scope="session")
+def words(tokenizer, tmp_path_factory):
+    """A folder with the tokenizer."""
+    folder = tmp_path_factory.mktemp("words")
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def text_config(tokenizer, width, activation, **more):

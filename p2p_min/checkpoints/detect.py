@@ -107,12 +107,12 @@ def family(stored, names):
     """(kind, prefixes) of a checkpoint. Raises ValueError for any other file, saying what it looks like."""
     starts = lambda *prefixes: any(name.startswith(prefixes) for name in names)
     first = UNET + "input_blocks.0.0.weight"
-    inputs = INPUTS.get(stored.shape(first)[1] if first in stored else None)
+    inputs = stored.shape(first)[1] if first in stored else None
     signs = (                          # what the file is, whether it is that
         ("a LoRA, which changes a checkpoint but is not one", first not in stored and any("lora" in n for n in names)),
         ("an unCLIP model (it has tensors noise_augmentor.)", starts("noise_augmentor.")),
         ("an LCM (it has a cond_proj)", any(name.endswith("cond_proj.weight") for name in names)),
-        (f"{inputs}, by the channels of its UNet", inputs is not None),
+        (f"{INPUTS.get(inputs)} (its UNet takes {inputs} channels)", inputs in INPUTS),
         ("SDXL's refiner, not the base model", starts(SD_TURBO) and starts(UNET + "label_emb.")),
         ("one part of a model, not the diffusers folder that holds unet/, vae/, …",
          not starts(UNET) and starts("down_blocks.", "encoder.", "decoder.", "text_model.")),

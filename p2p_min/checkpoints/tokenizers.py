@@ -15,7 +15,7 @@ CLIP_TOKENIZERS = (("openai/clip-vit-large-patch14", ""), ("stabilityai/stable-d
 ENCODERS = ("text_encoder", "text_encoder_2")
 START, END = "<|startoftext|>", "<|endoftext|>"
 FILES = "tokenizer.json", "tokenizer_config.json", "vocab.json", "special_tokens_map.json", "added_tokens.json"
-SETTINGS = dict(model_max_length=(None, int), known_words=(None, str, list))
+SETTINGS = dict(model_max_length=(None, int), known_words=(None, [str]))
 OPENCLIP_ACTIVATION = "gelu"           # of its text encoders; CLIP's own have "quick_gelu"
 OPENCLIP_PADDING = "!"                 # token 0; CLIP's own encoder is padded with the end token
 

@@ -29,13 +29,14 @@ UP_ATTENDS = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 MID = {"UNetMidBlock2DCrossAttn": (2, True), "UNetMidBlock2D": (1, False), None: (0, False)}  # its resnets; attends?
 KEYS = dict(
     # what is built
-    in_channels=(4, int), out_channels=(4, int), sample_size=(None, int, list),
-    block_out_channels=((320, 640, 1280, 1280), int, list), layers_per_block=(2, int, list),
-    down_block_types=(("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), *DOWN_ATTENDS, list),
-    up_block_types=(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, *UP_ATTENDS, list),
+    in_channels=(4, int), out_channels=(4, int), sample_size=(None, int, [int]),
+    block_out_channels=((320, 640, 1280, 1280), [int]), layers_per_block=(2, int, [int]),
+    down_block_types=(("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), [*DOWN_ATTENDS]),
+    up_block_types=(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, [*UP_ATTENDS]),
     mid_block_type=("UNetMidBlock2DCrossAttn", "UNetMidBlock2DCrossAttn", "UNetMidBlock2D"),
-    attention_head_dim=(8, int, list),
-    transformer_layers_per_block=(1, int, list), reverse_transformer_layers_per_block=(None, int, list),
+    attention_head_dim=(8, int, [int]),
+    transformer_layers_per_block=(1, int, [int, [int]]),
+    reverse_transformer_layers_per_block=(None, int, [int, [int]]),
     cross_attention_dim=(1280, int), norm_num_groups=(32, int), norm_eps=(1e-5, float),
     use_linear_projection=(False, bool), upcast_attention=(False, bool),
     addition_embed_type=(None, "text_time"), addition_time_embed_dim=(None, int),

@@ -8,9 +8,9 @@ from .layers import Downsample, Resnet, Upsample
 
 KEYS = dict(
     in_channels=(3, 3), out_channels=(3, 3), latent_channels=(4, int), scaling_factor=(0.18215, float),
-    block_out_channels=((64,), int, list), layers_per_block=(1, int), norm_num_groups=(32, int),
-    down_block_types=(("DownEncoderBlock2D",), "DownEncoderBlock2D", list),
-    up_block_types=(("UpDecoderBlock2D",), "UpDecoderBlock2D", list),
+    block_out_channels=((64,), [int]), layers_per_block=(1, int), norm_num_groups=(32, int),
+    down_block_types=(("DownEncoderBlock2D",), ["DownEncoderBlock2D"]),
+    up_block_types=(("UpDecoderBlock2D",), ["UpDecoderBlock2D"]),
     mid_block_add_attention=(True, bool), use_quant_conv=(True, bool), use_post_quant_conv=(True, bool),
     force_upcast=(False, bool),        # see checkpoints/
     act_fn=("silu", "silu", "swish"))

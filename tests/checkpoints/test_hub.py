@@ -9,9 +9,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-from test_checkpoint import refused
 
 import p2p_min as p2p
+from conftest import refuses_to_load as refused
 from originals import shard
 from p2p_min.__main__ import main
 
@@ -211,13 +211,11 @@ def test_of_shards_only_those_of_the_wanted_index_are_fetched(sharded, model, dt
     assert sharded.fetched == set()
 
 
-def test_a_shard_that_the_hub_lacks_is_named_before_the_others_are_fetched(sharded):
-    """By its name; and so is an index that is none, or weights that are there twice."""
+def test_shard_that_the_hub_lacks(sharded):
+    """A shard that is not there is named; and so are weights that are there twice."""
     gone = "unet/diffusion_pytorch_model-00002-of-00002.safetensors"
     del sharded.files[gone]
-    refused(NAME, NAME, gone, error=FileNotFoundError)
-    index = "unet/diffusion_pytorch_model.safetensors.index.json"
-    assert sharded.fetched == {index}
+    refused(NAME, f"{gone} is missing", error=FileNotFoundError)
     sharded.files["unet/diffusion_pytorch_model.safetensors"] = b"?"
     refused(NAME, NAME, "twice", error=ValueError)
 

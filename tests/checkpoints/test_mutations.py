@@ -1,4 +1,4 @@
-"""A thousand ways to spoil a safetensors file or its index: refused in one line, or loaded as the files say."""
+"""Safetensors files that are spoilt at random: refused in one line, or loaded as the files say."""
 import json
 import random
 import re
@@ -10,7 +10,7 @@ import torch
 import originals
 import p2p_min as p2p
 from p2p_min.checkpoints import tokenizers
-from p2p_min.checkpoints.folder import load_part
+from p2p_min.checkpoints.folder import load_network
 from p2p_min.networks.vae import VAE
 
 VAE_ = dict(block_out_channels=[4], layers_per_block=1, norm_num_groups=2, down_block_types=["DownEncoderBlock2D"],
@@ -207,7 +207,7 @@ def part(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vae")
     (folder / "config.json").write_text(json.dumps(VAE_))
     shapes = {name: tensor.shape for name, tensor in VAE(VAE_).state_dict().items()}
-    load = lambda file: dict(load_part("vae", folder, torch.device("cpu"), None)[0].named_parameters())
+    load = lambda file: dict(load_network("vae", folder, torch.device("cpu"), None, VAE_).named_parameters())
     return originals.write(folder / "diffusion_pytorch_model.safetensors", originals.fill(shapes)), load
 
 
@@ -224,93 +224,13 @@ def whole(tokenizer, tmp_path_factory):
     return originals.write(file, originals.fill(originals.sd1(len(tokenizer)))), load
 
 
-@pytest.mark.parametrize("kind, count", [("part", 60), ("whole", 7)])
+@pytest.mark.parametrize("kind, count", [("part", 8), ("whole", 1)])
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 def test_a_spoilt_file_is_refused_or_loaded_as_it_is(request, kind, count, mutate):
-    """1,005 in all, the same every time."""
+    """Each way a few times, the same every time; scripts/hostile tries many more."""
     file, load = request.getfixturevalue(kind)
     pristine = file.read_bytes()
     places = where(load(file), pristine)
     for i in range(count):
         check(load, places, mutate(random.Random(f"{mutate.__name__} {i}"), pristine), file)
     replace(file, pristine)
-
-
-# ---- the index of shards -------------------------------------------------------------------------------------------
-
-def of_index(change):
-    """A mutation of an index: change(rng, the whole of it, its weight_map, a tensor's name)."""
-    def mutate(rng, data):
-        content = json.loads(data)
-        places = content["weight_map"]
-        change(rng, content, places, rng.choice(sorted(places)))
-        return json.dumps(content).encode()
-    mutate.__name__ = change.__name__
-    return mutate
-
-
-@of_index
-def unnamed(rng, content, places, name):
-    for name in rng.sample(sorted(places), rng.randrange(1, 4)):
-        del places[name]
-
-
-@of_index
-def in_another_shard(rng, content, places, name):
-    places[name] = rng.choice([*places.values(), "missing.safetensors", "diffusion_pytorch_model.safetensors"])
-
-
-@of_index
-def no_name_of_a_shard(rng, content, places, name):
-    shard = places[name]
-    places[name] = rng.choice([
-        None, 3, [], {}, "", ".", "..", "/", f"./{shard}", f"../vae/{shard}", f"/{shard}", shard.upper(), shard[:-1],
-        shard + "\n", "a\nb.safetensors", "\x1b[31m.safetensors", "x" * 5000 + ".safetensors", "config.json",
-        "\0.safetensors", [shard], shard.replace("safetensors", "bin"), shard.replace("-", "\u2011")])
-
-
-@of_index
-def renamed_in_the_index(rng, content, places, name):
-    new = rng.choice([name + "x", name[:-1], "", "a\nb", "1" * 5000, name.upper(), rng.choice(sorted(places))])
-    places[new] = places.pop(name)
-
-
-@of_index
-def more_in_the_index(rng, content, places, name):
-    places[rng.choice(["stranger", name + ".stranger", "a\nb", name.replace("to_q", "query") + "x"])] = places[name]
-
-
-@of_index
-def nonsense_in_the_index(rng, content, places, name):
-    key = rng.choice(["weight_map", "metadata", "more"])
-    content[key] = rng.choice([None, 1, [], {}, "x", [places], {"a": 1}, {"total_size": -1}])
-
-
-INDEX_MUTATIONS = [unnamed, in_another_shard, no_name_of_a_shard, renamed_in_the_index, more_in_the_index,
-                   nonsense_in_the_index]
-
-
-def bytes_of_the_index(rng, data):
-    data = bytearray(data)
-    for _ in range(rng.randrange(1, 4)):
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    return bytes(data[:rng.choice([0, rng.randrange(len(data)), len(data), len(data), len(data)])])
-
-
-@pytest.mark.parametrize("mutate", [*INDEX_MUTATIONS, bytes_of_the_index], ids=lambda mutate: mutate.__name__)
-def test_a_spoilt_index_is_refused_or_changes_nothing(tmp_path, mutate):
-    """245 in all. Refused in one line that names the index, or what is loaded is what the shards hold, all of it."""
-    (tmp_path / "config.json").write_text(json.dumps(VAE_))
-    tensors = originals.fill({name: tensor.shape for name, tensor in VAE(VAE_).state_dict().items()})
-    index = originals.shard(originals.write(tmp_path / "diffusion_pytorch_model.safetensors", tensors))
-    pristine, loads = index.read_bytes(), 0
-    for i in range(35):
-        index.write_bytes(mutate(random.Random(f"{mutate.__name__} {i}"), pristine))
-        try:
-            loaded = load_part("vae", tmp_path, torch.device("cpu"), None)[0].state_dict()
-        except (ValueError, FileNotFoundError) as error:
-            assert str(index) in str(error) and str(error).isprintable() and len(str(error)) < 1000, error
-            continue
-        loads += 1
-        assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
-    assert loads < 35

@@ -9,19 +9,18 @@ diffusers = pytest.importorskip("diffusers")
 import json
 from functools import partial
 
-import test_single_files
 import torch
 from diffusers.loaders import single_file_utils as utils
 from safetensors.torch import load_file
-from test_single_files import PROMPTS, same
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import originals
 import p2p_min as p2p
+from conftest import same_parts
 from originals import UNET, fill, write
 from p2p_min.networks.text import encode
 
-words = test_single_files.words         # a fixture
+PROMPTS = ["a red bicycle", "a blue car on snow"]
 FOUR = dict(cross_attention_dim=64, sample_size=64)
 XL = dict(block_out_channels=(64, 64, 128), transformer_layers_per_block=(1, 1, 3), attention_head_dim=(1, 1, 2),
           down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=192,
@@ -89,7 +88,7 @@ def test_a_file_and_the_folder_that_diffusers_makes_of_it_are_the_same_model(tok
     file = write(tmp_path / "file.safetensors", tensors)
     make_folder(tmp_path / "folder", kind, file, tokenizer)
     ours, theirs = p2p.load(file, "cpu", tokenizer=words), p2p.load(tmp_path / "folder", "cpu")
-    same(ours, theirs)
+    assert same_parts(ours, theirs)
     assert torch.equal(ours.schedule.alphas_cumprod, theirs.schedule.alphas_cumprod)
     assert ours.schedule[1:] == theirs.schedule[1:] and ours.size == theirs.size
     assert ours.vae.config["scaling_factor"] == theirs.vae.config["scaling_factor"]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_checkpoint import configure, refused
 from test_editing import Recorder, assert_same, differ, inject, own, sample
 from transformers import CLIPTokenizerFast
 
 import p2p_min as p2p
-from conftest import UNET, XL_UNET, build_tokenizer
+from conftest import UNET, XL_UNET, build_tokenizer, configure
+from conftest import refuses_to_load as refused
 from p2p_min.align import tokens_of
 from p2p_min.ddim import step, timesteps
 from p2p_min.inversion import METHODS
@@ -370,22 +370,22 @@ def test_null_text_comes_nearer_than_ddim(xl, inverted):
 # ---- folders -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("part, values, says", [
-    ("unet", dict(addition_embed_type="image"), "addition_embed_type = 'image'"),
-    ("unet", dict(addition_time_embed_dim=None), "addition_time_embed_dim = None"),
-    ("unet", dict(projection_class_embeddings_input_dim=None), "projection_class_embeddings_input_dim = None"),
+    ("unet", dict(addition_embed_type="image"), "addition_embed_type in its config must be 'text_time', not 'image'"),
+    ("unet", dict(addition_time_embed_dim=None), "addition_time_embed_dim in its config must be"),
+    ("unet", dict(projection_class_embeddings_input_dim=None), "projection_class_embeddings_input_dim in its config must be"),
     ("unet", dict(projection_class_embeddings_input_dim=80),
      "add_embedding.linear_1.weight is (128, 88), not (128, 80)"),
     ("unet", dict(addition_time_embed_dim=6), "projection_class_embeddings_input_dim = 88"),
     ("unet", dict(addition_embed_type=None), "add_embedding"),
-    ("unet", dict(mid_block_type="UNetMidBlock2DSimpleCrossAttn"), "mid_block_type = 'UNetMidBlock2DSimpleCrossAttn'"),
+    ("unet", dict(mid_block_type="UNetMidBlock2DSimpleCrossAttn"), "not 'UNetMidBlock2DSimpleCrossAttn'"),
     ("unet", dict(mid_block_type=None), "mid_block"),
-    ("unet", dict(cross_attention_dim=[80, 80, 80]), "cross_attention_dim = [80, 80, 80]"),
-    ("unet", dict(transformer_layers_per_block=[1, 2]), "transformer_layers_per_block: 2 values for 3 blocks"),
-    ("unet", dict(reverse_transformer_layers_per_block=[2, 1]), "reverse_transformer_layers_per_block: 2 values for 3"),
-    ("unet", dict(reverse_transformer_layers_per_block=[2, 1, 1, 1]), "layers_per_block: 4 values for 3"),
-    ("unet", dict(transformer_layers_per_block=[1, [1, 1], 2]), "transformer_layers_per_block: 2 values for 1"),
-    ("unet", dict(time_cond_proj_dim=256), "time_cond_proj_dim = 256"),
-    ("unet", dict(encoder_hid_dim_type="text_image_proj"), "encoder_hid_dim_type = 'text_image_proj'"),
+    ("unet", dict(cross_attention_dim=[80, 80, 80]), "cross_attention_dim in its config must be a whole number, not [80, 80, 80]"),
+    ("unet", dict(transformer_layers_per_block=[1, 2]), "transformer_layers_per_block must be one value or a list of 3"),
+    ("unet", dict(reverse_transformer_layers_per_block=[2, 1]), "reverse_transformer_layers_per_block must be"),
+    ("unet", dict(reverse_transformer_layers_per_block=[2, 1, 1, 1]), "layers_per_block must be one value or a list of 3"),
+    ("unet", dict(transformer_layers_per_block=[1, [1, 1], 2]), "transformer_layers_per_block of a block must be one value or a list of 1"),
+    ("unet", dict(time_cond_proj_dim=256), "time_cond_proj_dim in its config must be absent or null (it is an LCM), not 256"),
+    ("unet", dict(encoder_hid_dim_type="text_image_proj"), "encoder_hid_dim_type in its config must be"),
     ("text_encoder_2", dict(hidden_act="new_act"), "new_act"), ("text_encoder_2", dict(model_type="t5"), "'t5'"),
     ("text_encoder_2", dict(projection_dim=64), "text_projection.weight is (40, 48), not (64, 48)"),
     ("vae", dict(latents_mean=[0.0]), "latents_mean"), ("scheduler", dict(rescale_betas_zero_snr=True), "zero_snr")])

@@ -76,6 +76,34 @@ def same_parts(a, b):
     return True
 
 
+# ---- runs ----------------------------------------------------------------------------------------------------------
+
+PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
+
+
+def own(M, M_star, t):
+    return M_star
+
+
+def inject(M, M_star, t):
+    return M.expand_as(M_star)
+
+
+def sample(model, prompts=PROMPTS[:2], *edits, steps=4, **arguments):
+    return p2p.prompt_to_prompt(model, prompts, *edits, steps=steps, **arguments)
+
+
+def assert_same(a, b, tolerance=1e-5):
+    """Latents equal within 1e-5 of their scale."""
+    assert a.shape == b.shape and (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+def differ(a, b):
+    return (a - b).abs().max() > 1e-3 * b.abs().max()
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
+
 def build_tokenizer():
     """CLIP's BPE with merges that build exactly the pieces of WORDS, from left to right."""
     letters = sorted(ByteLevel.alphabet())

@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_editing import Recorder, assert_same, differ, inject, own, sample
 from transformers import CLIPTokenizerFast
 
 import p2p_min as p2p
-from conftest import UNET, XL_UNET, build_tokenizer, configure
+from conftest import UNET, XL_UNET, assert_same, build_tokenizer, configure, differ, inject, own, sample
 from conftest import refuses_to_load as refused
 from p2p_min.align import tokens_of
 from p2p_min.ddim import step, timesteps
 from p2p_min.inversion import METHODS
 from p2p_min.networks.text import Context, encode, tokens
 from p2p_min.networks.unet import UNet as Network
+from written_out import WrittenBlend
 
 PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
 SOURCE = PROMPTS[0]
@@ -272,7 +272,7 @@ def test_local_blend_is_what_the_design_says(xl, subtract):
 
     def places(words):
         return words and [tokens_of(xl.tokenizer, prompt, word) for prompt, word in zip(PROMPTS, words)]
-    recorder = Recorder(edit, (4, 4), places(words), places(subtract), 0.2, (0.8, 0.9))
+    recorder = WrittenBlend(edit, (4, 4), places(words), places(subtract), 0.2, (0.8, 0.9))
     expected = sample(xl, PROMPTS, recorder, blend=recorder.blend, steps=5).latents
     blend = p2p.LocalBlend(xl.tokenizer, PROMPTS, words, subtract, 0.2, (0.8, 0.9))
     assert_same(sample(xl, PROMPTS, edit, blend=blend, steps=5).latents, expected)
@@ -371,25 +371,23 @@ def test_null_text_comes_nearer_than_ddim(xl, inverted):
 
 @pytest.mark.parametrize("part, values, says", [
     ("unet", dict(addition_embed_type="image"), "addition_embed_type in its config must be 'text_time', not 'image'"),
-    ("unet", dict(addition_time_embed_dim=None), "addition_time_embed_dim in its config must be"),
-    ("unet", dict(projection_class_embeddings_input_dim=None), "projection_class_embeddings_input_dim in its config must be"),
-    ("unet", dict(projection_class_embeddings_input_dim=80),
-     "add_embedding.linear_1.weight is (128, 88), not (128, 80)"),
+    ("unet", dict(addition_time_embed_dim=None), "UNet: addition_time_embed_dim in its config must be"),
+    ("unet", dict(projection_class_embeddings_input_dim=None), "UNet: projection_class_embeddings_input_dim in its "),
+    ("unet", dict(projection_class_embeddings_input_dim=80), "add_embedding.linear_1.weight is (128, 88), not (128,"),
     ("unet", dict(addition_time_embed_dim=6), "projection_class_embeddings_input_dim = 88"),
     ("unet", dict(addition_embed_type=None), "add_embedding"),
     ("unet", dict(mid_block_type="UNetMidBlock2DSimpleCrossAttn"), "not 'UNetMidBlock2DSimpleCrossAttn'"),
     ("unet", dict(mid_block_type=None), "mid_block"),
-    ("unet", dict(cross_attention_dim=[80, 80, 80]), "cross_attention_dim in its config must be a whole number, not [80, 80, 80]"),
-    ("unet", dict(transformer_layers_per_block=[1, 2]), "transformer_layers_per_block must be one value or a list of 3"),
-    ("unet", dict(reverse_transformer_layers_per_block=[2, 1]), "reverse_transformer_layers_per_block must be"),
-    ("unet", dict(reverse_transformer_layers_per_block=[2, 1, 1, 1]), "layers_per_block must be one value or a list of 3"),
-    ("unet", dict(transformer_layers_per_block=[1, [1, 1], 2]), "transformer_layers_per_block of a block must be one value or a list of 1"),
-    ("unet", dict(time_cond_proj_dim=256), "time_cond_proj_dim in its config must be absent or null (it is an LCM), not 256"),
+    ("unet", dict(cross_attention_dim=[80, 80, 80]), "must be a whole number, not [80, 80, 80]"),
+    ("unet", dict(transformer_layers_per_block=[1, 2]), "transformer_layers_per_block must be one value or a list of"),
+    ("unet", dict(reverse_transformer_layers_per_block=[2, 1]), "must be one value or a list of 3, not [2, 1]"),
+    ("unet", dict(transformer_layers_per_block=[1, [1, 1], 2]), "must be one value or a list of 1, not [1, 1]"),
+    ("unet", dict(time_cond_proj_dim=256), "must be absent or null (it is an LCM), not 256"),
     ("unet", dict(encoder_hid_dim_type="text_image_proj"), "encoder_hid_dim_type in its config must be"),
     ("text_encoder_2", dict(hidden_act="new_act"), "new_act"), ("text_encoder_2", dict(model_type="t5"), "'t5'"),
     ("text_encoder_2", dict(projection_dim=64), "text_projection.weight is (40, 48), not (64, 48)"),
     ("vae", dict(latents_mean=[0.0]), "latents_mean"), ("scheduler", dict(rescale_betas_zero_snr=True), "zero_snr")])
-def test_a_value_that_is_not_implemented_or_does_not_fit_is_named(copy, part, values, says):
+def test_config_with_a_value_that_is_not_implemented_or_does_not_fit(copy, part, values, says):
     """One line, with the file."""
     file = copy / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     configure(file, **values)

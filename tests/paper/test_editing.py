@@ -5,38 +5,18 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 import p2p_min as p2p
+from conftest import assert_same, differ, inject, own, sample
 from p2p_min import editing
 from p2p_min.align import tokens_of
 from p2p_min.ddim import step, timesteps
 from p2p_min.networks.text import encode
+from written_out import WrittenBlend
 
 PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red car on the snow"]
 ATTENTIONS = 7                                             # of each kind, in the model of conftest.py
-
-
-def own(M, M_star, t):
-    return M_star
-
-
-def inject(M, M_star, t):
-    return M.expand_as(M_star)
-
-
-def sample(model, prompts=PROMPTS[:2], *edits, steps=4, **arguments):
-    return p2p.prompt_to_prompt(model, prompts, *edits, steps=steps, **arguments)
-
-
-def assert_same(a, b, tolerance=1e-5):
-    """Latents equal within 1e-5 of their scale."""
-    assert a.shape == b.shape and (a - b).abs().max() <= tolerance * b.abs().max()
-
-
-def differ(a, b):
-    return (a - b).abs().max() > 1e-3 * b.abs().max()
 
 
 @pytest.fixture
@@ -380,48 +360,6 @@ def test_what_a_run_is_made_of_can_be_compared_and_kept_in_sets(model, tokenizer
         assert len({one, other, one}) == 2
 
 
-class Recorder:
-    """Does as `edit` does, keeps the source's own and the edited maps of one size, blends by them as DESIGN.md says.
-
-    An independent writing of the local blend: the maps of each step are kept whole, and the mask is made anew.
-    """
-
-    def __init__(self, edit, size, words, subtract=None, start=0.2, threshold=(0.3, 0.3)):
-        self.edit, self.size, self.words, self.subtract = edit, size, words, subtract
-        self.start, self.threshold, self.steps, self.masks = start, threshold, [], []
-
-    def __call__(self, M, M_star, t):
-        M = M.clone()
-        M_hat = self.edit(M.clone(), M_star.clone(), t)
-        if tuple(M.shape[1:3]) == self.size:
-            if not self.steps or self.steps[-1][0] != t:
-                self.steps.append((t, []))
-            self.steps[-1][1].append(torch.cat([M[None], M_hat]))
-        return M_hat
-
-    def mask(self, words, pool, side, threshold):
-        mean = sum(torch.stack(layers).mean((0, 2)) for _, layers in self.steps)     # over layers and heads; sum over t
-        masks = []
-        for maps, tokens in zip(mean, words):
-            m = sum((maps[..., j] for j in tokens), torch.zeros(self.size))
-            if pool:
-                wide = F.pad(m, (1, 1, 1, 1), value=-torch.inf)
-                m = torch.stack([wide[y:y + m.shape[0], x:x + m.shape[1]] for y in range(3) for x in range(3)]).amax(0)
-            rows, columns = (torch.arange(n) * small // n for n, small in zip(side, self.size))
-            m = m[rows][:, columns]                        # nearest
-            masks.append(m / m.max() > threshold if m.max() > 0 else torch.zeros(side, dtype=torch.bool))
-        return [masks[0] | own for own in masks[1:]]
-
-    def blend(self, z, z_star, t):
-        if 1 - t < self.start - 1e-6:
-            return z_star
-        masks = self.mask(self.words, True, z.shape[-2:], self.threshold[0])
-        if self.subtract:
-            masks = [m & ~s for m, s in zip(masks, self.mask(self.subtract, False, z.shape[-2:], self.threshold[1]))]
-        self.masks.append(torch.stack(masks))
-        return torch.stack([torch.where(m, own, z[0]) for m, own in zip(masks, z_star)])
-
-
 @pytest.mark.parametrize("size, at, start, threshold, subtract, words", [
     (None, (8, 8), 0.2, 0.7, None, ["car", "bicycle", "red car"]),
     ((48, 80), (12, 20), 0.0, 0.75, None, ["car", "bicycle", ["red", "car"]]),
@@ -441,7 +379,7 @@ def test_local_blend_is_what_the_design_says(model, tokenizer, size, at, start, 
         return words and [sorted({j for word in ([one] if isinstance(one, str) else one or ())
                                   for j in tokens_of(tokenizer, p, word)}) for p, one in zip(PROMPTS, words)]
     pair = threshold if isinstance(threshold, tuple) else (threshold, threshold)
-    recorder = Recorder(edit, at, tokens(words), tokens(subtract), start, pair)
+    recorder = WrittenBlend(edit, at, tokens(words), tokens(subtract), start, pair)
     arguments = dict(height=height, width=width, steps=5, seed=2)
     expected = sample(model, PROMPTS, recorder, blend=recorder.blend, **arguments).latents
     blend = p2p.LocalBlend(tokenizer, PROMPTS, words, subtract, start, threshold)
@@ -579,7 +517,7 @@ def test_a_mask_with_words_is_where_both_are(model, tokenizer, subtract, start):
 
     def tokens(words):
         return words and [tokens_of(tokenizer, prompt, word) for prompt, word in zip(PROMPTS, words)]
-    recorder = Recorder(edit, (8, 8), tokens(words), tokens(subtract), start, (0.6, 0.8))
+    recorder = WrittenBlend(edit, (8, 8), tokens(words), tokens(subtract), start, (0.6, 0.8))
 
     def both(z, z_star, t):
         return z_star if 1 - t < start - 1e-6 else z.lerp(recorder.blend(z, z_star, t), cells(mask, 8, 8))

@@ -74,7 +74,7 @@ def generate(args, command):
                 p2p_min=p2p.__version__, command=command)
     info.add_text("parameters", json.dumps(vars(args) | made, default=str))
     labels = ["", *(", ".join(f"{word}={c:g}" for word, c in factors.items()) for factors in args.factors)]
-    captions = [prompt + f"  [{label}]" * bool(label) for prompt, label in zip(prompts, labels)]
+    captions = [prompt + f" [{label}]" * bool(label) for prompt, label in zip(prompts, labels)]
     files = {args.out: png(sheet(result.images, captions), info)}
     files |= {path: png(image, info) for path, image in zip(args.singles, result.images)}
     if args.maps:

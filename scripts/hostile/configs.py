@@ -38,8 +38,8 @@ from p2p_min.networks import text, unet, vae
 PROMPTS = ["a red car on the grass", "a blue car on the grass"]
 PARTS = dict(unet=unet, vae=vae, text_encoder=text, text_encoder_2=text, scheduler=ddim)
 # The settings that their tables know.
-KEYS = {part: [key for name, table in vars(module).items() if name.isupper() and isinstance(table, dict) for key in table]
-        for part, module in PARTS.items()}
+KEYS = {part: [key for name, table in vars(module).items() if name.isupper() and isinstance(table, dict)
+               for key in table] for part, module in PARTS.items()}
 BAD = ("late", "traceback", "hang", "memory")
 VALUES = [
     None, True, False, 0, 1, 2, 3, 5, -1, -7, 8.0, 0.5, -0.5, 1e-30, 1e30, 10 ** 8, 5 * 10 ** 8, 2 ** 63, 10 ** 400,

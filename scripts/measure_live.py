@@ -36,7 +36,7 @@ SHOWN = dict(source="a red car in the snow", target="a red boat in the snow")
 def ask(server, settings):
     """(seconds, the last line of the answer, how many lines told of a step)"""
     connection, began = http.client.HTTPConnection(*server.server_address), time.perf_counter()
-    connection.request("POST", f"/{server.token}/run", json.dumps(settings), {"Content-Type": "application/json"})
+    connection.request("POST", f"/{server.token}/run", json.dumps(settings))
     lines = connection.getresponse().read().splitlines()
     seconds = time.perf_counter() - began
     last = json.loads(lines[-1])

@@ -240,9 +240,8 @@ async function take(file) {
   said(`reading ${file.name}`);
   const answer = await ask("picture", file, () => {});
   if (!answer) return;
-  const {picture, size, taken} = answer;
-  pictureNames[picture] = `${file.name}, ${size.join(" × ")} taken as ${taken.join(" × ")}`;
-  change("picture", {picture});
+  pictureNames[answer.picture] = `${file.name}, ${answer.size.join(" × ")} taken as ${answer.taken.join(" × ")}`;
+  change("picture", {picture: answer.picture});
 }
 
 function save(name, href) {

@@ -17,12 +17,12 @@ from PIL import Image
 from ..align import unknown_words
 from ..blend import LocalBlend
 from ..checks import is_number, is_whole, must
-from ..editing import decode, prompt_to_prompt
+from ..editing import prompt_to_prompt
 from ..edits import auto, refine, replace, reweight, self_replace
 from ..inversion import invert
 from ..networks.text import spans
 from ..pictures import fit, open_rgb
-from .page import STRIP, page_data, partner, url, write_page
+from .page import page_data, partner, url, write_page
 from .recorder import Recorder
 
 KINDS = dict(auto=auto, replace=replace, refine=refine)
@@ -75,9 +75,9 @@ def check_settings(given):
 class Cache(dict):
     """The results that were used last, by what they depend on."""
 
-    def find(self, key, make, size=CACHE_SIZE):
+    def find(self, key, make):
         result = self[key] = self.pop(key) if key in self else make()
-        if len(self) > size:
+        if len(self) > CACHE_SIZE:
             del self[next(iter(self))]
         return result
 
@@ -104,9 +104,11 @@ class Session:
     def __init__(self, model, options):
         self.model = model
         self.options = {name: value for name, value in options.items() if value is not None}
-        self.pictures, self.sources, self.plain, self.decoded, self.answers = (Cache() for _ in range(5))
+        self.pictures, self.sources, self.plain, self.answers = (Cache() for _ in range(4))
         self.running, self.newest, self.is_closed = threading.Lock(), None, False
-        self.layers = [*model.unet.attention_names("cross"), *model.unet.attention_names("self")]
+        # What one can choose: the names of attention layers, and all their beginnings, the shortest first.
+        names = [name.split(".") for kind in ("cross", "self") for name in model.unet.attention_names(kind)]
+        self.layers = list(dict.fromkeys(".".join(name[:n]) for n in range(1, 9) for name in names))
 
     def close(self):
         """Ends what runs at its next step, and lets nothing else begin."""
@@ -175,14 +177,9 @@ class Session:
             progress=partial(report, "generating the target without injection")).images)
         result = run(edit, self_edit, blend=blend, recorder=recorder, progress=partial(report, "generating the target"))
 
-        # What the steps foresee; of the source it is the same after each change of the edit.
-        decoding = report("decoding pictures", range(min(STRIP, s["steps"])))
-
-        def decode_once(model, z):
-            next(decoding)
-            return [self.decoded.find(row.cpu().numpy().tobytes(), lambda: decode(model, row[None])[0], 4 * STRIP)
-                    for row in z]
-        data = page_data(self.model, result, recorder, code["command"] or "", without=plain, decode=decode_once)
+        # What the page shows of it.
+        data = page_data(self.model, result, recorder, code["command"] or "", without=plain,
+                         progress=partial(report, "decoding pictures"))
         unknown = {name: ", ".join(unknown_words(tokenizer, s[name])) for name in ("source", "target")}
         return dict(
             code, data=data, mask=blend and url(Image.fromarray(blend.last_mask.cpu().numpy())),
@@ -220,9 +217,8 @@ class Session:
         # In which layers.
         if layers := s["layers"]:
             with blaming("layers"):
-                blocks = dict.fromkeys(name.split(".")[0] for name in self.layers)
-                is_known = any(f"{name}.".startswith(f"{layers}.") for name in self.layers)
-                must(is_known, "layers", f"the beginning of a name in {', '.join(blocks)}", layers)
+                blocks = [name for name in self.layers if "." not in name]
+                must(layers in self.layers, "layers", f"the beginning of a name in {', '.join(blocks)}", layers)
             edit, self_edit = {layers: edit}, {layers: self_edit}
             lines += [f"edit, self_edit = {{{layers!r}: edit}}, {{{layers!r}: self_edit}}"]
         # Where the picture may change: at words of the target, and at those of the source that answer to them.
@@ -234,8 +230,9 @@ class Session:
                 blend = MaskedBlend(tokenizer, prompts, words)
         lines += [f"blend = p2p.LocalBlend(model.tokenizer, prompts, {words})" if blend else "blend = None"]
         # The command line has no options for a kind, for layers, or for several words; and takes "-x" for an option.
-        fits = kind == "auto" and not layers and not any(len(of_prompt or []) > 1 for of_prompt in words)
-        fits = fits and not any(prompt.startswith("-") for prompt in prompts)
+        has_many = any(len(of_prompt or []) > 1 for of_prompt in words)
+        has_dash = any(prompt.startswith("-") for prompt in prompts)
+        fits = kind == "auto" and not (layers or has_many or has_dash)
         return edit, self_edit, blend, dict(
             python=self.python(s, lines), command=self.command(s, cross, words) if fits else None)
 

@@ -8,7 +8,6 @@ import html
 import json
 import math
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from ..align import tokens_of
 from ..align import words as words_of
 from ..checks import must
+from ..ddim import bar
 from ..editing import decode
 from ..edits import auto
 from ..pictures import png
@@ -61,11 +61,8 @@ def write_page(data, policy=POLICY, scripts=("page.js",)):
     return Page(page)
 
 
-def page_data(model, result, recorder, about="", *, without=None, labels=None, decode=decode):
-    """What the page shows, as JSON can keep it. Arguments and errors as of `explorer`.
-
-    decode  (model, z) -> pictures: those that the steps foresee
-    """
+def page_data(model, result, recorder, about="", *, without=None, labels=None, progress=False):
+    """What the page shows, as JSON can keep it. Arguments and errors as of `explorer`; progress as of a run."""
     images, prompts, times = result.images, result.prompts, recorder.times
     must(recorder.prompts == prompts, "the recorder", f"of the result's prompts, {prompts}", recorder.prompts)
     if not times:
@@ -99,7 +96,7 @@ def page_data(model, result, recorder, about="", *, without=None, labels=None, d
     return dict(
         about=about, steps=len(times), every=every, times=times[kept], colours=COLOURS.tolist(),
         sizes=sizes, size=sizes.index(best), maps=[map_sheet(recorder, rows, size, kept) for size in sizes],
-        without=different, prompts=cards, strip=strip(model, recorder, decode))
+        without=different, prompts=cards, strip=strip(model, recorder, progress))
 
 
 def url(image):
@@ -129,19 +126,17 @@ def of_prompt(recorder, rows, i, size, kept):
     pieces, end = [], 0
     for piece in words_of(recorder.tokenizer, text):
         start, stop = piece.place
-        pieces.append([text[end:start], None])
-        pieces.append([text[start:stop], words.index(piece.text)])
+        pieces += [[text[end:start], None], [text[start:stop], words.index(piece.text)]]
         end = stop
     pieces.append([text[end:], None])
     partners = [partner(recorder, i, word) for word in words]
-    of_words = [fates(recorder, i, *pair, size) for pair in zip(words, partners)]
     return dict(
         pieces=[piece for piece in pieces if piece[0]],
         words=words,
         partners=partners,
         own=[rows.index((word, i, False)) for word in words],
         used=[rows.index((word, i, i > 0)) for word in words],
-        fates=["".join(of_word[kept]) for of_word in of_words])
+        fates=[fates(recorder, i, word, other, size)[kept] for word, other in zip(words, partners)])
 
 
 def partner(recorder, i, word):
@@ -156,23 +151,25 @@ def partner(recorder, i, word):
 
 
 def fates(recorder, i, word, other, size):
-    """For each step what became of a word's map: its own "o", the source's "s", or something else "x"."""
+    """A letter for each step, what became of a word's map: its own "o", the source's "s", or something else "x"."""
     maps_of = partial(recorder.maps, size=size, per_step=True)
     own, used = maps_of(word, i, edited=False), maps_of(word, i)
     source = used * np.nan if other is None else maps_of(recorder.words()[other])
     same = partial(np.allclose, rtol=1e-4, atol=1e-6)
-    return [
+    return "".join(
         "o" if same(M_hat, M_star) else "s" if same(M_hat, M) else "x"
-        for M, M_star, M_hat in zip(source, own, used)]
+        for M, M_star, M_hat in zip(source, own, used))
 
 
-def strip(model, recorder, decode):
+def strip(model, recorder, progress):
     """The pictures that some steps foresee: their numbers from 1 on, and for each prompt the pictures."""
     times = recorder.times
     chosen = np.linspace(0, len(times) - 1, min(STRIP, len(times))).round().astype(int).tolist()
-    pictures = [decode(model, recorder.predictions[times[n]].to(model.device)) for n in chosen]
-    for picture in chain(*pictures):
-        picture.thumbnail((THUMB, THUMB))                  # in place; does nothing to one that is small
+    pictures = []
+    for n in bar(progress, chosen, "decoding"):
+        pictures.append(decode(model, recorder.predictions[times[n]].to(model.device)))
+        for picture in pictures[-1]:
+            picture.thumbnail((THUMB, THUMB))
     return dict(
         steps=[n + 1 for n in chosen],
         pictures=[[url(picture) for picture in of_prompt] for of_prompt in zip(*pictures)])

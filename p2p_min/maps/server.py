@@ -41,10 +41,8 @@ class Server(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", port), Handler)     # which closes the server if the port is taken
         self.hosts = [f"{name}:{self.server_address[1]}" for name in ("127.0.0.1", "localhost")]
         self.address = f"http://{self.hosts[0]}/{self.token}/"
-        prefixes = [".".join(name.split(".")[:n]) for n in (1, 3) for name in session.layers]
         self.page = write_page(dict(live=dict(
-            settings=SETTINGS | dict(first), kinds=[*KINDS, "none"], methods=METHODS,
-            layers=list(dict.fromkeys(prefixes)),
+            settings=SETTINGS | dict(first), kinds=[*KINDS, "none"], methods=METHODS, layers=session.layers,
             largest=LARGEST)), LIVE_POLICY, ("page.js", "live.js"))
 
     def handle_error(self, request, client):               # a broken connection is no news

@@ -52,11 +52,14 @@ def word_sheet(recorder, images, side=160):
     for image, caption, maps in rows:
         cells.append((image, caption))
         cells += [(overlay(image, each, top), word) for word, each in maps.items()]
-        cells += [(Image.new("RGB", image.size, "white"), "")] * (-len(cells) % columns)
+        blank = Image.new("RGB", image.size, "white")
+        cells += [(blank, "")] * (-len(cells) % columns)
     body = sheet(*zip(*cells), columns, side)
     height, width = recorder.size
     text = (f"0 to {top:.2g} of a pixel's attention: one scale for all maps. They are {height} by {width}, averaged "
-            "over steps, layers and heads." + " What re-weighting put below 0 is blue." * bool((values < 0).any()))
+            "over steps, layers and heads.")
+    if (values < 0).any():
+        text += " What re-weighting put below 0 is blue."
     head = legend(text, body.width)
     page = Image.new("RGB", (body.width, head.height + body.height), "white")
     page.paste(head, (0, 0))

@@ -313,16 +313,6 @@ def test_only_what_depends_on_a_change_runs_again(model):
         assert phases(**change) == ["picture", "picture", "injection", "target"]           # up, and optimised down
 
 
-def test_the_sources_predictions_are_decoded_once(model, monkeypatch):
-    """They are the same after each change of the edit; decoding is told, too."""
-    decoded, said, decode, session = [], [], live.decode, Session(model, OPTIONS)
-    monkeypatch.setattr(live, "decode", lambda model, z: decoded.append(z) or decode(model, z))
-    session.answer(FEW, said.append)
-    assert len(decoded) == 2 * 3 and [each["step"] for each in said if each["said"] == "decoding pictures"] == [1, 2, 3]
-    session.answer(FEW | dict(cross=[0, 0.3]), quiet)
-    assert len(decoded) == 3 * 3
-
-
 def test_the_same_settings_have_the_same_answer_whatever_came_before(session, model):
     first = session.answer(FEW, quiet)
     for n in range(2):

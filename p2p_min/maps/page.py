@@ -94,8 +94,10 @@ def page_data(model, result, recorder, about="", *, without=None, labels=None, p
         card["picture"], card["label"] = url(images[i]), labels[i]
         card["without"] = different.index(plain[i]) if plain else None
     return dict(
-        about=about, steps=len(times), every=every, times=times[kept], colours=COLOURS.tolist(),
-        sizes=sizes, size=sizes.index(best), maps=[map_sheet(recorder, rows, size, kept) for size in sizes],
+        about=about, colours=COLOURS.tolist(),
+        steps=len(times), every=every, times=times[kept],
+        sizes=sizes, size=sizes.index(best),
+        maps=[map_sheet(recorder, rows, size, kept) for size in sizes],
         without=different, prompts=cards, strip=strip(model, recorder, progress))
 
 

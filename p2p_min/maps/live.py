@@ -157,7 +157,7 @@ class Session:
 
     def compute(self, s, report):
         tokenizer, prompts = self.model.tokenizer, [s["source"], s["target"]]
-        # What does not fit is said before anything runs.
+        # Invalid prompts and edits are refused before anything runs.
         for name in ("source", "target"):
             with blaming(name):
                 spans(tokenizer, s[name])
@@ -198,8 +198,7 @@ class Session:
             return invert(self.model, self.pictures[s["picture"]], s["source"], s["method"], progress=progress, **run)
 
     def edits(self, s, recorder):
-        """What edits a run, cross_edit, self_edit and blend; and the code that does the same, dict(python=, command=).
-        """
+        """cross_edit, self_edit, blend; and the code that does the same, dict(python=, command= or None)."""
         tokenizer, prompts = recorder.tokenizer, recorder.prompts
         # Which maps are injected, and when; in a window from 0 to 0, none.
         kind, cross, window = s["kind"], tuple(s["cross"]), tuple(s["self"])

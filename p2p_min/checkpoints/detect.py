@@ -49,11 +49,12 @@ def detect(stored, prediction=None, own_vae=True):
     """
     names = [name for name in stored if not IGNORED.fullmatch(name) and (own_vae or not name.startswith(VAE))]
     kind, prefixes = family(stored, names)
-    prefixes |= dict(vae=VAE) if own_vae else {}
-    if own_vae and not any(name.startswith(VAE) for name in names):
-        raise ValueError(f"has no VAE (nothing in it begins with {VAE}); give one with --vae, a diffusers folder vae/ "
-                         "or a single file")
-    parts = assign(names, prefixes)
+    if own_vae:
+        prefixes["vae"] = VAE
+        if not any(name.startswith(VAE) for name in names):
+            raise ValueError("has no VAE; give one with --vae, a diffusers folder vae/ or a single file")
+    parts = {part: sources(part, names, prefix) for part, prefix in prefixes.items()}
+    check_all_used(names, parts)
     # The configs; what the tensors do not tell is the same in all models of a kind.
     configs = {part: CONFIGS[part](*view(stored, parts[part])) for part in parts}
     prediction, why = choose_prediction(stored, parts["unet"], kind, prediction)
@@ -80,17 +81,16 @@ def detect_vae(stored, is_xl):
     if any(name.startswith(UNET) for name in stored):
         raise ValueError("is a whole checkpoint, or a UNet; --vae takes a file with only a VAE")
     names = [name for name in stored if not IGNORED.fullmatch(name)]
-    parts = assign(names, dict(vae=VAE if any(name.startswith(VAE) for name in names) else ""))
+    parts = dict(vae=sources("vae", names, VAE if any(name.startswith(VAE) for name in names) else ""))
+    check_all_used(names, parts)
     return Found("VAE", dict(vae=vae_config(*view(stored, parts["vae"])) | of_kind(is_xl)), parts)
 
 
-def assign(names, prefixes):
-    """{part: its `names.sources`}. Raises ValueError for a name that belongs to no part."""
-    parts = {part: sources(part, names, prefix) for part, prefix in prefixes.items()}
-    used = {name for of_part in parts.values() for name, _ in of_part.values()}
+def check_all_used(names, parts):
+    """Raises ValueError for a name that belongs to no part."""
+    used = {name for part in parts.values() for name, _ in part.values()}
     if unknown := [name for name in names if name not in used]:
         raise ValueError(f"has tensors that p2p_min does not know: {some(unknown)}")
-    return parts
 
 
 def view(stored, part):
@@ -129,7 +129,8 @@ def family(stored, names):
 
 def choose_prediction(stored, unet, kind, given):
     """(what the UNet predicts, how that is known): shapes cannot tell."""
-    said = [stored.metadata[key] for key in PREDICTION_KEYS if key in stored.metadata]
+    metadata = next(iter(stored.values())).metadata() or {}
+    said = [metadata[key] for key in PREDICTION_KEYS if key in metadata]
     if "ztsnr" in stored or any(map(ZERO_SNR.search, said)):
         why = "it has a tensor named ztsnr" if "ztsnr" in stored else f"its metadata say {' and '.join(said)[:80]!r}"
         raise ValueError(f"was trained to zero terminal SNR ({why}), which p2p_min does not implement")
@@ -190,13 +191,8 @@ def vae_config(names, shape):
 
 
 def of_kind(is_xl):
-    """What the tensors of an official VAE do not tell."""
-    return dict(force_upcast=is_xl, scaling_factor=scaling_factor(is_xl))
-
-
-def scaling_factor(is_xl):
-    """What the latents of an official VAE are multiplied by."""
-    return 0.13025 if is_xl else 0.18215
+    """What the tensors of an official VAE do not tell; latents are multiplied by the factor."""
+    return dict(force_upcast=is_xl, scaling_factor=0.13025 if is_xl else 0.18215)
 
 
 def text_config(names, shape):

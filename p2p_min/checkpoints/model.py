@@ -87,22 +87,15 @@ def check_parts(model):
     """Raises ValueError if the parts do not fit each other."""
     c, latent, second = model.unet.config, model.vae.config["latent_channels"], model.text_encoder_2
     width = model.text_encoder.config.hidden_size + (second.config.hidden_size if second else 0)
-    is_xl = second is not None and model.unet.add_embedding is not None
-    added = second.config.projection_dim + 6 * c["addition_time_embed_dim"] if is_xl else None
-    inputs, kind = c["in_channels"], INPUTS.get(c["in_channels"], "another kind of model")
+    kind = INPUTS.get(c["in_channels"], "another kind of model")
     for fits, problem in (
             (width == c["cross_attention_dim"],
-             f"the text encoder{'s' if second else ''} give{'' if second else 's'} {width} numbers per token, the UNet "
-             f"needs {c['cross_attention_dim']}"),
+             f"the text has {width} numbers per token, the UNet needs {c['cross_attention_dim']}"),
             ((second is None) == (model.unet.add_embedding is None),
              "an SDXL UNet and a second text encoder go together; this has one without the other"),
-            (not is_xl or added == c["projection_class_embeddings_input_dim"],
-             f"its pooled text and six sizes are {added} numbers, not projection_class_embeddings_input_dim = "
-             f"{c['projection_class_embeddings_input_dim']}"),
-            (latent == inputs,
-             f"the VAE has {latent} latent channels, the UNet {inputs}: it is {kind}, which p2p_min does not run"),
-            (c["out_channels"] == inputs,
-             f"the UNet gives {c['out_channels']} channels for the {inputs} it takes, which p2p_min does not run")):
+            (latent == c["in_channels"] == c["out_channels"],
+             f"the VAE has {latent} latent channels, the UNet takes {c['in_channels']} and gives {c['out_channels']}: "
+             f"it is {kind}, which p2p_min does not run")):
         if not fits:
             raise ValueError(f"{model.path}: {problem}")
 
@@ -111,14 +104,11 @@ def choose_device(device):
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"there is no device {device!r}; use cpu, cuda, cuda:1 or mps") from None
-    try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"the device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return device
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"the device {device!r} cannot be used here, but maybe cpu, cuda, cuda:1 or mps: "
+                         f"{str(error).splitlines()[0]}") from None
 
 
 def choose_dtype(dtype):

@@ -4,8 +4,6 @@ from functools import partial
 
 import torch
 
-# ---- the files of a folder -----------------------------------------------------------------------------------------
-
 # A part's files begin with this: one file, or (above 10 GB, in diffusers) several, with an index.
 NETWORK, ENCODER = "diffusion_pytorch_model", "model"
 STEMS = dict(unet=NETWORK, vae=NETWORK, text_encoder=ENCODER, text_encoder_2=ENCODER)
@@ -25,8 +23,6 @@ def weights_file(part, files, dtype):
         raise ValueError(f"has the weights of {part} twice, as {' and '.join(found)}: remove one of them")
     return found[0] if found else None
 
-
-# ---- parameters ----------------------------------------------------------------------------------------------------
 
 TEXT_PREFIX = "text_model."                    # in some versions of transformers
 

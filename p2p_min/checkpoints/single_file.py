@@ -3,8 +3,7 @@ import re
 
 from ..ddim import Schedule
 from ..networks.config import read_config
-from ..networks.vae import KEYS as VAE_KEYS
-from .detect import SCHEDULER, detect, detect_vae, scaling_factor
+from .detect import SCHEDULER, detect, detect_vae, of_kind
 from .folder import load_network, read_config_file
 from .tensors import default_dtype, in_one_line, load_part, open_weights, read_json
 from .tokenizers import choose_tokenizer, find_tokenizer, fit_tokenizer
@@ -46,7 +45,7 @@ def load_vae(path, checkpoint, parts, device):
             vae = load_parts(told_of(path, detect_vae, stored, is_xl), stored, path, device, dtype)["vae"]
     # SD 1.x, 2.x and XL differ in how latents are scaled: by the checkpoint's own VAE, where it has one.
     config = checkpoint / "vae" / "config.json"
-    keys = dict(scaling_factor=(scaling_factor(is_xl), *VAE_KEYS["scaling_factor"][1:]))
+    keys = dict(scaling_factor=(of_kind(is_xl)["scaling_factor"], float))
     own = read_config(read_json(config) if config.is_file() else {}, str(config), keys, ignored=None)["scaling_factor"]
     if vae.config["scaling_factor"] != own:
         raise ValueError(f"the VAE {path} scales its latents by {vae.config['scaling_factor']}, {checkpoint} needs "

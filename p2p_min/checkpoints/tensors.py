@@ -24,10 +24,6 @@ class Stored(dict):
     def shape(self, name):
         return tuple(self[name].get_slice(name).get_shape())
 
-    @property
-    def metadata(self):
-        return {key: value for file in self.values() for key, value in (file.metadata() or {}).items()}
-
 
 @contextmanager
 def open_weights(file):
@@ -64,10 +60,10 @@ def refuse_pickle(file):
 def instead(file):
     """What a file is instead of the expected one, if its first bytes tell; otherwise None."""
     with open(file, "rb") as opened:
-        start = opened.read(100)
+        start = opened.read(100).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself: run git lfs pull in the clone"
-    if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml|!--)", start, re.IGNORECASE):
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
         return "a web page, not the file: download the file itself"
     return None
 
@@ -86,15 +82,10 @@ def read_json(file):
 
 
 def load_part(part, config, config_file, stored, sources, file, device, dtype):
-    """The module of a part, on the device.
-
-    config, config_file  its config, and where that is from
-    stored, file         the open file with its tensors, and where that is
-    sources              {parameter: (name in the file, conversion)}, see names.py
-    dtype                of the whole model; SDXL's VAE, which overflows in fp16, gets fp32
+    """The module of a part; its config is from `config_file`, its tensors are in the open `file`, with the names of
+    `names.sources`. The dtype is that of the whole model: SDXL's VAE, which overflows in fp16, gets fp32.
     """
-    # The module, on the meta device, where it takes no memory.
-    try:
+    try:                                                   # on the meta device a module takes no memory
         with torch.device("meta"):
             module = PARTS[part](config)
     except Exception as error:                             # whatever an invalid value leads to

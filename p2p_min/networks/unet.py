@@ -21,34 +21,30 @@ from torch import nn
 
 from ..attention import Attention, Edits
 from ..checks import must
-from .config import one_each, read_config
+from .config import fixed, one_each, read_config
 from .layers import Downsample, Resnet, Upsample
 
 DOWN_ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
 UP_ATTENDS = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 MID = {"UNetMidBlock2DCrossAttn": (2, True), "UNetMidBlock2D": (1, False), None: (0, False)}  # its resnets; attends?
 KEYS = dict(
-    # what is built
     in_channels=(4, int), out_channels=(4, int), sample_size=(None, int, [int]),
     block_out_channels=((320, 640, 1280, 1280), [int]), layers_per_block=(2, int, [int]),
     down_block_types=(("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), [*DOWN_ATTENDS]),
     up_block_types=(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, [*UP_ATTENDS]),
-    mid_block_type=("UNetMidBlock2DCrossAttn", "UNetMidBlock2DCrossAttn", "UNetMidBlock2D"),
-    attention_head_dim=(8, int, [int]),
+    mid_block_type=("UNetMidBlock2DCrossAttn", *MID), attention_head_dim=(8, int, [int]),
     transformer_layers_per_block=(1, int, [int, [int]]),
     reverse_transformer_layers_per_block=(None, int, [int, [int]]),
     cross_attention_dim=(1280, int), norm_num_groups=(32, int), norm_eps=(1e-5, float),
-    use_linear_projection=(False, bool), upcast_attention=(False, bool),
+    use_linear_projection=(False, bool), upcast_attention=(False, bool), act_fn=("silu", "silu", "swish"),
     addition_embed_type=(None, "text_time"), addition_time_embed_dim=(None, int),
-    projection_class_embeddings_input_dim=(None, int),
-    # what is always so
-    act_fn=("silu", "silu", "swish"), flip_sin_to_cos=(True, True), freq_shift=(0, 0),
-    center_input_sample=(False, False), only_cross_attention=(False, False),
-    mid_block_only_cross_attention=(False, False), dual_cross_attention=(False, False),
-    attention_type=("default", "default"), downsample_padding=(1, 1), mid_block_scale_factor=(1, 1),
-    conv_in_kernel=(3, 3), conv_out_kernel=(3, 3), resnet_time_scale_shift=("default", "default"),
-    resnet_skip_time_act=(False, False), resnet_out_scale_factor=(1, 1),
-    time_embedding_type=("positional", "positional"), class_embeddings_concat=(False, False))
+    projection_class_embeddings_input_dim=(None, int))
+FIXED = dict(
+    flip_sin_to_cos=True, freq_shift=0, center_input_sample=False, only_cross_attention=False,
+    mid_block_only_cross_attention=False, dual_cross_attention=False, attention_type="default", downsample_padding=1,
+    mid_block_scale_factor=1, conv_in_kernel=3, conv_out_kernel=3, resnet_time_scale_shift="default",
+    resnet_skip_time_act=False, resnet_out_scale_factor=1, time_embedding_type="positional",
+    class_embeddings_concat=False)
 IGNORED = ("dropout", "addition_embed_type_num_heads",
            # bookkeeping of the EMA weights, which diffusers' training scripts leave in the file
            "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
@@ -88,7 +84,8 @@ class GEGLU(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.net = nn.ModuleList([GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)])
+        gated, out = GEGLU(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.net = nn.ModuleList([gated, nn.Identity(), out])          # the middle one is a dropout
 
     def forward(self, x):
         return self.net[2](self.net[0](x))
@@ -154,8 +151,11 @@ class Block(nn.Module):
         resnet = config["norm_num_groups"], config["norm_eps"], 4 * config["block_out_channels"][0]
         self.resnets = nn.ModuleList(Resnet(n, channels, *resnet) for n in inputs)
         self.attentions = nn.ModuleList(Transformer(channels, heads, depth, config) for depth in depths)
-        self.downsamplers = nn.ModuleList([Downsample(channels, True)] if resample == "down" else [])
-        self.upsamplers = nn.ModuleList([Upsample(channels)] if resample == "up" else [])
+        self.downsamplers, self.upsamplers = nn.ModuleList(), nn.ModuleList()
+        if resample == "down":
+            self.downsamplers.append(Downsample(channels, True))
+        if resample == "up":
+            self.upsamplers.append(Upsample(channels))
 
     def layer(self, i, x, time, context, edits):
         x = self.resnets[i](x, time)
@@ -192,7 +192,7 @@ class UNet(nn.Module):
     def __init__(self, config):
         """config: the dict of a diffusers `unet/config.json`. Raises ValueError for anything not implemented."""
         super().__init__()
-        self.config = c = read_config(config, "UNet", KEYS, IGNORED, HINTS)
+        self.config = c = read_config(config, "UNet", KEYS | fixed(FIXED), IGNORED, HINTS)
 
         # What each of the n blocks on the way down has, and each on the way up, as lists.
         channels, n = c["block_out_channels"], len(c["block_out_channels"])
@@ -202,11 +202,14 @@ class UNet(nn.Module):
         up, depths_up = [k + 1 for k in down[::-1]], each("reverse_transformer_layers_per_block")
         if c["reverse_transformer_layers_per_block"] is None:
             depths_up = depths[::-1]
-        down_depths = list(map(transformers, depths, down, map(DOWN_ATTENDS.get, each("down_block_types"))))
-        up_depths = list(map(transformers, depths_up, up, map(UP_ATTENDS.get, each("up_block_types"))))
+        down_attends = [DOWN_ATTENDS[name] for name in each("down_block_types")]
+        up_attends = [UP_ATTENDS[name] for name in each("up_block_types")]
+        down_depths = list(map(transformers, depths, down, down_attends))
+        up_depths = list(map(transformers, depths_up, up, up_attends))
         # The middle has the depth of the last block; null means here that there is none.
-        mid, mid_attends = MID[c["mid_block_type"] if config.get("mid_block_type", "") is not None else None]
-        mid_depths = transformers(depths[-1] if isinstance(depths[-1], int) else depths[-1][0], 1, mid_attends)
+        mid, mid_attends = MID[config.get("mid_block_type", "UNetMidBlock2DCrossAttn")]
+        last, *_ = depths[-1] if isinstance(depths[-1], (list, tuple)) else [depths[-1]]
+        mid_depths = [last] * mid_attends
         one_each(c["sample_size"], 2, "UNet: sample_size")
 
         self.conv_in = nn.Conv2d(c["in_channels"], channels[0], 3, padding=1)
@@ -260,14 +263,17 @@ class UNet(nn.Module):
             self.check_prefixes(edit, "cross")
         self.check_prefixes(self_edit, "self")
         edits = Edits(cross_edit, self_edit, t, rows, looks)
-        context, pooled, sizes = context if isinstance(context, tuple) else (context, None, None)
+        pooled = sizes = None
+        if isinstance(context, tuple):
+            context, pooled, sizes = context
         time = torch.as_tensor(timestep, device=z.device).expand(z.shape[0])
         time = self.time_embedding(time_features(time, self.conv_in.out_channels).to(z.dtype))
         if self.add_embedding is not None:
             if pooled is None:
                 raise ValueError("this UNet needs pooled text and sizes (SDXL): give the Context of text.encode")
-            sizes = time_features(sizes.flatten(), self.config["addition_time_embed_dim"]).view(len(pooled), -1)
-            time = time + self.add_embedding(torch.cat([pooled, sizes.to(pooled)], dim=-1).to(z.dtype))
+            sizes = time_features(sizes.flatten(), self.config["addition_time_embed_dim"])
+            added = torch.cat([pooled, sizes.view(len(pooled), -1).to(pooled)], dim=-1)
+            time = time + self.add_embedding(added.to(z.dtype))
         # Down, middle, up; `skips` are the outputs that wait for their counterpart.
         x = self.conv_in(z)
         skips = [x]

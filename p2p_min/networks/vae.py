@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..attention import Attention
-from .config import one_each, read_config
+from .config import read_config
 from .layers import Downsample, Resnet, Upsample
 
 KEYS = dict(
@@ -51,8 +51,11 @@ class Block(nn.Module):
         super().__init__()
         self.resnets = nn.ModuleList(
             Resnet(inputs if i == 0 else outputs, outputs, groups, EPS) for i in range(layers))
-        self.downsamplers = nn.ModuleList([Downsample(outputs, False)] if resample == "down" else [])
-        self.upsamplers = nn.ModuleList([Upsample(outputs)] if resample == "up" else [])
+        self.downsamplers, self.upsamplers = nn.ModuleList(), nn.ModuleList()
+        if resample == "down":
+            self.downsamplers.append(Downsample(outputs, False))
+        if resample == "up":
+            self.upsamplers.append(Upsample(outputs))
 
     def forward(self, x):
         for module in (*self.resnets, *self.downsamplers, *self.upsamplers):
@@ -101,14 +104,15 @@ class VAE(nn.Module):
         """config: the dict of a diffusers `vae/config.json`. Raises ValueError for anything not implemented."""
         super().__init__()
         self.config = c = read_config(config, "VAE", KEYS, IGNORED)
-        for key in ("down_block_types", "up_block_types"):
-            one_each(c[key], len(c["block_out_channels"]), f"VAE: {key}")
         latent = c["latent_channels"]
         self.factor = 2 ** (len(c["block_out_channels"]) - 1)
         self.encoder = Coder(c["in_channels"], 2 * latent, "down", c)
         self.decoder = Coder(latent, c["out_channels"], "up", c)
-        self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if c["use_quant_conv"] else nn.Identity()
-        self.post_quant_conv = nn.Conv2d(latent, latent, 1) if c["use_post_quant_conv"] else nn.Identity()
+        self.quant_conv, self.post_quant_conv = nn.Identity(), nn.Identity()
+        if c["use_quant_conv"]:
+            self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1)
+        if c["use_post_quant_conv"]:
+            self.post_quant_conv = nn.Conv2d(latent, latent, 1)
 
     def moments(self, pictures):
         """Mean and log-variance of the latents, each (rows, 4, H/f, W/f), unscaled."""

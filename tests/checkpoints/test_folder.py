@@ -352,7 +352,7 @@ def test_a_unet_that_gives_other_channels_than_it_takes_is_refused(copy):
     rewrite(copy / UNET_FILE, lambda tensors: tensors.update({"conv_out.weight": torch.zeros(8, 32, 3, 3),
                                                          "conv_out.bias": torch.zeros(8)}))
     configure(copy / "unet" / "config.json", out_channels=8)
-    refused(copy, "the UNet gives 8 channels for the 4 it takes")
+    refused(copy, "the UNet takes 4 and gives 8")
 
 
 # ---- configs of their age ------------------------------------------------------------------------------------------

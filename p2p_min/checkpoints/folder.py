@@ -4,7 +4,7 @@ import re
 from ..ddim import Schedule
 from ..networks.config import read_config
 from . import names
-from .tensors import default_dtype, in_one_line, load_part, open_weights, read_json, refuse_pickle
+from .tensors import blaming, default_dtype, load_part, open_weights, read_json, refuse_pickle
 from .tokenizers import choose_tokenizer, fit_tokenizer
 
 INDEX = dict(force_zeros_for_empty_prompt=(True, bool))
@@ -27,7 +27,10 @@ def load_folder(folder, device, dtype, prediction, spacing, tokenizer, own_vae):
         dtype = dtype or next(parts["unet"].parameters()).dtype
     fit_tokenizer(words, [parts[name].config for name in encoders])
     # The schedule, and whether an empty negative prompt is zeros.
-    schedule = load_schedule(folder / "scheduler" / "scheduler_config.json")
+    config = folder / "scheduler" / "scheduler_config.json"
+    scheduler = read_json(config)
+    with blaming(f"{config}:"):
+        schedule = Schedule.from_config(scheduler)
     schedule = schedule._replace(prediction=prediction or schedule.prediction, spacing=spacing or schedule.spacing)
     index = folder / "model_index.json"
     index = read_config(read_json(index) if index.is_file() else {}, str(index), INDEX, ignored=None)
@@ -60,10 +63,8 @@ def load_network(part, folder, device, dtype, config):
     """The module of a part in its own folder; dtype None: as `default_dtype` has it."""
     file = weights_file(part, folder, dtype)
     with open_weights(file) as stored:
-        try:
+        with blaming(file):
             sources = names.sources(part, stored)
-        except ValueError as error:
-            raise in_one_line(file, error) from None
         dtype = dtype or default_dtype(stored, sources, device)
         return load_part(part, config, folder / "config.json", stored, sources, file, device, dtype)
 
@@ -71,10 +72,8 @@ def load_network(part, folder, device, dtype, config):
 def weights_file(part, folder, dtype):
     """The safetensors file of a part, or the index of its shards; of two precisions, the one that fits `dtype`."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    try:
+    with blaming(folder):
         found = names.weights_file(part, [file.name for file in files], dtype)
-    except ValueError as error:
-        raise in_one_line(folder, error) from None
     if found is None:
         for file in files:
             refuse_pickle(file)
@@ -83,11 +82,3 @@ def weights_file(part, folder, dtype):
             f"{names.STEMS[part]}.safetensors, nor one in half precision or in shards")
         raise FileNotFoundError(f"{folder} has no {lacking}")
     return folder / found
-
-
-def load_schedule(file):
-    config = read_json(file)
-    try:
-        return Schedule.from_config(config)
-    except Exception as error:
-        raise in_one_line(f"{file}:", error) from error

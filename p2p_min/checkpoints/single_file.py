@@ -5,7 +5,7 @@ from ..ddim import Schedule
 from ..networks.config import read_config
 from .detect import SCHEDULER, detect, detect_vae, of_kind
 from .folder import load_network, read_config_file
-from .tensors import default_dtype, in_one_line, load_part, open_weights, read_json
+from .tensors import blaming, default_dtype, load_part, open_weights, read_json
 from .tokenizers import choose_tokenizer, find_tokenizer, fit_tokenizer
 
 
@@ -15,7 +15,8 @@ def load_file(file, device, dtype, prediction, spacing, tokenizer, own_vae):
     Tensors are not checked for being finite: that would read the whole memory-mapped file. Pictures are (editing.py).
     """
     with open_weights(file) as stored:
-        found = told_of(file, detect, stored, prediction, own_vae)
+        with blaming(file):
+            found = detect(stored, prediction, own_vae)
         words = choose_tokenizer(find_tokenizer(file, tokenizer), {}, found.configs)
         dtype = dtype or default_dtype(stored, found.sources["unet"], device)
         parts = load_parts(found, stored, file, device, dtype)
@@ -42,7 +43,9 @@ def load_vae(path, checkpoint, parts, device):
         vae = load_network("vae", path, device, dtype, read_config_file("vae", path, is_xl))
     else:
         with open_weights(path) as stored:
-            vae = load_parts(told_of(path, detect_vae, stored, is_xl), stored, path, device, dtype)["vae"]
+            with blaming(path):
+                found = detect_vae(stored, is_xl)
+            vae = load_parts(found, stored, path, device, dtype)["vae"]
     # SD 1.x, 2.x and XL differ in how latents are scaled: by the checkpoint's own VAE, where it has one.
     config = checkpoint / "vae" / "config.json"
     keys = dict(scaling_factor=(of_kind(is_xl)["scaling_factor"], float))
@@ -57,11 +60,3 @@ def load_parts(found, stored, file, device, dtype):
     """{part: module} of an open file, from what was `found` in it."""
     return {part: load_part(part, config, file, stored, found.sources[part], file, device, dtype)
             for part, config in found.configs.items()}
-
-
-def told_of(file, function, *arguments):
-    """function(*arguments), whose messages begin with a verb ("has no VAE"), with the file in front of them."""
-    try:
-        return function(*arguments)
-    except Exception as error:
-        raise in_one_line(file, error) from error

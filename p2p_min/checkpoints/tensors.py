@@ -15,6 +15,16 @@ from .names import PICKLED, TEXT_PREFIX, some
 PARTS = dict(unet=UNet, vae=VAE, text_encoder=text_encoder, text_encoder_2=partial(text_encoder, projects=True))
 
 
+@contextmanager
+def blaming(what):
+    """Whatever goes wrong inside is a ValueError of one line about `what`."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).strip() or repr(error)
+        raise ValueError(f"{what} {text.splitlines()[-1].strip()}") from error
+
+
 class Stored(dict):
     """{name of a tensor: the open file that it is in}; the tensors stay on disk."""
 
@@ -85,11 +95,8 @@ def load_part(part, config, config_file, stored, sources, file, device, dtype):
     """The module of a part; its config is from `config_file`, its tensors are in the open `file`, with the names of
     `names.sources`. The dtype is that of the whole model: SDXL's VAE, which overflows in fp16, gets fp32.
     """
-    try:                                                   # on the meta device a module takes no memory
-        with torch.device("meta"):
-            module = PARTS[part](config)
-    except Exception as error:                             # whatever an invalid value leads to
-        raise in_one_line(f"{config_file}:", error) from error
+    with blaming(f"{config_file}:"), torch.device("meta"):             # where a module takes no memory
+        module = PARTS[part](config)
     if part == "vae" and module.config["force_upcast"] and dtype == torch.float16:
         dtype = torch.float32
     if part.startswith("text"):
@@ -116,10 +123,8 @@ def fill(module, stored, sources, file, device, dtype):
     tensors, wrong = {}, []
     for parameter, (stored_name, convert) in sources.items():
         name, shape = own[parameter]
-        try:
+        with blaming(f"{file}: {some([stored_name])} cannot be read:"):        # its type, say
             tensor = convert(stored.tensor(stored_name))
-        except Exception as error:                         # a type that torch does not have
-            raise in_one_line(f"{file}: {some([stored_name])} cannot be read:", error) from error
         if not tensor.is_floating_point() or tensor.element_size() < 2:
             raise ValueError(f"{file}: {some([stored_name])} is stored as {tensor.dtype}; p2p_min only reads "
                              "floating point of 16 bits or more")
@@ -144,9 +149,3 @@ def default_dtype(stored, sources, device):
     if device.type == "cpu":
         return torch.float32
     return stored.tensor(next(iter(sources.values()))[0]).dtype
-
-
-def in_one_line(what, error):
-    """A ValueError about `what`, with the last line of the error's message."""
-    text = str(error).strip() or repr(error)
-    return ValueError(f"{what} {text.splitlines()[-1].strip()}")

@@ -8,7 +8,7 @@ from transformers import CLIPTokenizerFast
 
 from ..networks.config import read_config
 from .names import some
-from .tensors import in_one_line, read_json
+from .tensors import blaming, read_json
 
 CLIP_TOKENIZERS = (("openai/clip-vit-large-patch14", ""), ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer/"),
                    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer/"))
@@ -30,7 +30,7 @@ def load_tokenizer(folder):
     files = {name: read_json(folder / name) for name in FILES if (folder / name).is_file()}
     config = folder / "tokenizer_config.json"
     settings = read_config(files.get(config.name, {}), str(config), SETTINGS, ignored=None)
-    try:
+    with blaming(f"the tokenizer in {folder} cannot be read:"):
         read = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True, unk_token=END)
         written = json.loads(read.backend_tokenizer.to_str()) | dict(padding=None, truncation=None)
         check_clip(read, written)
@@ -39,8 +39,6 @@ def load_tokenizer(folder):
         tokenizer = CLIPTokenizerFast(
             tokenizer_object=Tokenizer.from_str(json.dumps(written)), padding_side="right", name_or_path=str(folder),
             **settings)
-    except Exception as error:                             # the tokenizers library raises bare Exceptions
-        raise in_one_line(f"the tokenizer in {folder} cannot be read:", error) from None
     tokenizer.pad_token = read.pad_token                   # set afterwards, so that no word becomes special
     return tokenizer
 

@@ -108,8 +108,10 @@ def family(stored, names):
     starts = lambda *prefixes: any(name.startswith(prefixes) for name in names)
     first = UNET + "input_blocks.0.0.weight"
     inputs = stored.shape(first)[1] if first in stored else None
+    is_unet = starts(UNET + "input_blocks.")
+    kinds = [(kind, dict(unet=UNET, **parts)) for kind, parts in LAYOUTS if all(map(starts, parts.values()))]
     signs = (                          # what the file is, whether it is that
-        ("a LoRA, which changes a checkpoint but is not one", first not in stored and any("lora" in n for n in names)),
+        ("a LoRA, which changes a checkpoint but is not one", not is_unet and any("lora" in name for name in names)),
         ("an unCLIP model (it has tensors noise_augmentor.)", starts("noise_augmentor.")),
         ("an LCM (it has a cond_proj)", any(name.endswith("cond_proj.weight") for name in names)),
         (f"{INPUTS.get(inputs)} (its UNet takes {inputs} channels)", inputs in INPUTS),
@@ -117,14 +119,12 @@ def family(stored, names):
         ("one part of a model, not the diffusers folder that holds unet/, vae/, …",
          not starts(UNET) and starts("down_blocks.", "encoder.", "decoder.", "text_model.")),
         ("a UNet without a text encoder that p2p_min knows, not a complete checkpoint",
-         starts(UNET + "input_blocks.") and not any(starts(*parts.values()) for _, parts in LAYOUTS)),
-        ("not a Stable Diffusion 1.x, 2.x or XL checkpoint in the original layout; its first tensors are "
-         + some(names), not starts(UNET + "input_blocks.")))
+         is_unet and not kinds),
+        (f"not a Stable Diffusion 1.x, 2.x or XL in the original layout (it begins with {some(names)})", not is_unet))
     for what, is_it in signs:
         if is_it:
             raise ValueError(f"is {what}: p2p_min does not run it")
-    return next((kind, dict(unet=UNET, **parts)) for kind, parts in LAYOUTS
-                if all(map(starts, parts.values())))
+    return kinds[0]
 
 
 def choose_prediction(stored, unet, kind, given):
@@ -147,8 +147,10 @@ def choose_prediction(stored, unet, kind, given):
         return "epsilon", f"as {kind} has it, unless --prediction says otherwise{note}"
     norm = max(name for name in unet if re.match(r"up_blocks.*\.transformer_blocks\.0\.norm1\.bias", name))
     spread = stored.tensor(unet[norm][0]).float().std(unbiased=False).item()
-    return PREDICTIONS[spread > V_SPREAD], (f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}, "
-                                            f"unless --prediction says otherwise{note}")
+    is_full = norm.startswith("up_blocks.3.attentions.2.")             # of the UNet for which the limit is known
+    guess = "" if is_full else ", a guess for a slimmed UNet"
+    why = f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}{guess}, unless --prediction says otherwise"
+    return PREDICTIONS[spread > V_SPREAD], why + note
 
 
 def unet_config(names, shape):
@@ -162,17 +164,16 @@ def unet_config(names, shape):
     layers, layers_up = ([depth if any(depth) else 1 for depth in way] for way in (down, up))
     if not any(down[-1]):
         layers[-1] = mid or 1                              # the last one is for the middle too
-    attention = [name.partition(".transformer_blocks.") for name in names if name.endswith(".attn2.to_k.weight")]
-    if not attention:
+    to_k = next((name for name in names if name.endswith(".attn2.to_k.weight")), None)
+    if to_k is None:
         raise ValueError("has a UNet without cross-attention")
-    at, *to_k = attention[0]
+    is_linear = len(shape(re.sub(r"transformer_blocks.*", "proj_in.weight", to_k))) == 2
     channels = [shape(f"down_blocks.{i}.resnets.0.conv2.weight")[0] for i in blocks]
-    is_linear = len(shape(f"{at}.proj_in.weight")) == 2
     is_mid = any(name.startswith("mid_block.") for name in names)
     return dict(
         in_channels=shape("conv_in.weight")[1], out_channels=shape("conv_out.weight")[0],
         block_out_channels=channels, layers_per_block=list(map(len, down)),
-        cross_attention_dim=shape(at + "".join(to_k))[1],
+        cross_attention_dim=shape(to_k)[1],
         down_block_types=["CrossAttnDownBlock2D" if any(depth) else "DownBlock2D" for depth in down],
         up_block_types=["CrossAttnUpBlock2D" if any(depth) else "UpBlock2D" for depth in up],
         mid_block_type="UNetMidBlock2DCrossAttn" if mid else "UNetMidBlock2D" if is_mid else None,

@@ -157,6 +157,14 @@ def test_metadata_that_say_zero_snr(tensors, words, tmp_path, said):
         refused(file, "zero terminal SNR", said, tokenizer=words, prediction=prediction)
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_statistic_of_a_slimmed_file(tokenizer, tmp_path, full):
+    """It is known for the last attention of the whole UNet of 2.x; for another it is a guess, which is said."""
+    file = write(tmp_path / "file.safetensors", fill(originals.sd2(len(tokenizer), full=full)))
+    with open_weights(file) as stored:
+        assert ("guess" in detect(stored).why) != full
+
+
 def test_a_prediction_that_there_is_not_is_named(files, folder):
     """Of a folder and of a file."""
     for path in (files("sd1"), folder):
@@ -420,8 +428,10 @@ REFUSED = {
     "a VAE": (["encoder.conv_in.weight", "decoder.conv_in.weight"], "one part of a model"),
     "a text encoder": (["text_model.final_layer_norm.weight"], "one part of a model"),
     "a UNet alone": ([UNET + "input_blocks.0.0.weight"], "without a text encoder that p2p_min knows"),
+    "half of SDXL": ([UNET + "input_blocks.0.0.weight", "conditioner.embedders.1.model.ln_final.weight"],
+                     "without a text encoder that p2p_min knows"),
     "SD 3": (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "not a Stable Diffusion 1.x, 2.x or XL"),
-    "something": (["emb_params"], "its first tensors are emb_params"), "nothing": ([], "not a Stable Diffusion")}
+    "something": (["emb_params"], "it begins with emb_params"), "nothing": ([], "not a Stable Diffusion")}
 
 
 @pytest.mark.parametrize("what", REFUSED)

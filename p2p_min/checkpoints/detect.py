@@ -148,8 +148,8 @@ def choose_prediction(stored, unet, kind, given):
     norm = max(name for name in unet if re.match(r"up_blocks.*\.transformer_blocks\.0\.norm1\.bias", name))
     spread = stored.tensor(unet[norm][0]).float().std(unbiased=False).item()
     is_full = norm.startswith("up_blocks.3.attentions.2.")             # of the UNet for which the limit is known
-    guess = "" if is_full else ", a guess for a slimmed UNet"
-    why = f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}{guess}, unless --prediction says otherwise"
+    note = note if is_full else f", a guess for a slimmed UNet{note}"
+    why = f"judged by the spread of one norm, {spread:.3f} against {V_SPREAD}, unless --prediction says otherwise"
     return PREDICTIONS[spread > V_SPREAD], why + note
 
 

@@ -12,6 +12,9 @@ import torch
 
 from .networks.text import spans
 
+JOINTS = "'’-\u2011\u200c"                                # the last: the non-breaking hyphen, the zero-width non-joiner
+NO_SPACES = ("CJK ", "HIRAGANA ", "KATAKANA", "HALFWIDTH KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
+
 
 class Piece(NamedTuple):
     """A word, or one punctuation token between words."""
@@ -30,10 +33,10 @@ class Alignment(NamedTuple):
 
 def find_words(text):
     """(start, end, word) of each word of a text: letters, marks and digits, possibly joined by apostrophes or hyphens;
-    or symbols, such as emoji, without a space between them.
+    symbols, such as emoji, without a space between them; or one character of a script that has no spaces.
     """
-    kinds = "".join(map(letter_class, text))
-    for match in re.finditer("[wm]+(?:-[wm]+)*|s[smj]*", kinds):
+    classes = "".join(map(letter_class, text))
+    for match in re.finditer("[wm]+(?:-[wm]+)*|cm*|s[smj]*", classes):
         yield match.start(), match.end(), normal_form(text[match.start():match.end()])
 
 
@@ -41,15 +44,20 @@ def letter_class(letter):
     """One letter for the class of a character:
 
         w  part of a word: a letter or digit        j  joins or colours symbols
-        m  a mark, such as an accent                -  joins words: an apostrophe, a hyphen
-        s  a symbol, such as an emoji               (a space: anything else)
+        m  a mark, such as an accent                -  joins words: an apostrophe, a hyphen, Persian's zero-width joint
+        s  a symbol, such as an emoji               c  a word by itself, in a script without spaces
+           (a space: anything else)
     """
     category = unicodedata.category(letter)
+    if letter in JOINTS:
+        return "-"
     if category == "So":
         return "s"
     if category == "Cf" or "🏻" <= letter <= "🏿":
         return "j"
-    return dict(L="w", N="w", M="m").get(category[0]) or ("-" if letter in "'’-" else " ")
+    if category[0] == "L" and unicodedata.name(letter, "").startswith(NO_SPACES):
+        return "c"
+    return dict(L="w", N="w", M="m").get(category[0], " ")
 
 
 def normal_form(word):

@@ -42,11 +42,11 @@ def attend(q, k, v, size, edit=None, t=None, rows=None, looks=()):
     if not is_active(edit, size, t):
         if looks:
             M, M_star = maps(*seen[:2], size)
-            show(looks, M, M_star, M_star, t)
+            show(looks, M, M_star, M_star, t=t)
         return F.scaled_dot_product_attention(q, k, v)
     # The edit's own attention, or maps that it edits; then the rows that it does not see.
     if hasattr(edit, "attend") and not looks:
-        out = edit.attend(*seen, size, t)
+        out = shaped(edit.attend(*seen, size, t), seen[0].shape, "an edit's attend must return a tensor shaped like q")
     else:
         out = attend_edited(edit, looks, *seen, size, t)
     plain = [F.scaled_dot_product_attention(q[rows:], k[rows:], v[rows:])] if rows < len(q) else []
@@ -63,14 +63,15 @@ def attend_edited(edit, looks, q, k, v, size, t):
     source = M.flatten(1, 2).to(v.dtype) @ v[0]
     before = (M.clone(), M_star.clone()) if looks else ()
     M_hat = edited_map(edit, M, M_star, t)                 # Edit(M_t, M*_t, t)
-    show(looks, *before, M_hat, t)
+    show(looks, *before, M_hat, t=t)
     targets = M_hat.flatten(2, 3).to(v.dtype) @ v[1:]
     return torch.cat([source[None], targets])
 
 
-def show(looks, *maps_and_t):
+def show(looks, *maps, t):
+    """Looks keep no gradients, also where the network is asked for some."""
     for look in looks:
-        look(*maps_and_t)
+        look(*(each.detach() for each in maps), t)
 
 
 def maps(q, k, size):

@@ -32,6 +32,7 @@ class LocalBlend:
         must(len(pair) == 2 and all(is_number(x) and 0 <= x <= 1 for x in pair),
              "threshold", "a number from 0 to 1, or a pair of them", threshold)
         self.start, (self.threshold, self.threshold_subtract) = start, map(float, pair)
+        self.prompts = list(prompts)
         # Where the picture may change: at words, inside a mask, or both.
         if words is None and (mask is None or subtract is not None):
             raise ValueError("subtract needs words: there is nothing to subtract from" if subtract is not None else
@@ -56,8 +57,6 @@ class LocalBlend:
 
         def look(M, M_star, M_hat, t):
             """Adds the maps of the blend's words, in one layer at one step."""
-            if len(M_hat) + 1 != len(self.words):
-                raise ValueError(f"this blend was built for {len(self.words)} prompts; the run has {len(M_hat) + 1}")
             maps = torch.cat([M[None], M_hat]).float().mean(1)                       # (prompts, height, width, keys)
             # A sum is as good as an average, because the mask is divided by its maximum.
             for name, chosen in (("words", self.words), ("subtract", self.subtract)):

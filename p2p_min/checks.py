@@ -51,16 +51,25 @@ def check_prompts(prompts, targets=0):
          "a list of texts, the source first" + ", then at least one target" * (targets > 0), prompts)
 
 
-def check_functions(guidance, **functions):
-    """Raises ValueError for arguments of a run that must be functions, or {prefix: function}, and are not."""
+def check_functions(prompts, guidance, **functions):
+    """Raises ValueError for arguments of a run that must be functions, or {prefix: function}, and are not; and for
+    edits, blends and recorders that were built for other prompts.
+    """
     must(is_number(guidance) or callable(guidance), "guidance",
          "a finite number in float32, or a function (eps_c, eps_u, t) -> eps", guidance)
     for name, argument in functions.items():
-        method = dict(blend="begin", recorder="look").get(name, "attend")
-        for each in argument.values() if isinstance(argument, dict) else [argument]:
+        each_of = argument if isinstance(argument, dict) else {"": argument}
+        must(all(isinstance(prefix, str) for prefix in each_of), f"prefixes of {name}", "text", list(each_of))
+        for each in each_of.values():
+            method = dict(blend="begin", recorder="look").get(name, "attend")
             hint = "; give the recorder as recorder=" * (hasattr(each, "look") and name != "recorder")
             fits = each is None or hasattr(each, method) or name != "recorder" and callable(each)
             must(fits, name, ("a Recorder" if name == "recorder" else "a function") + hint, each)
+            while each is not None:                        # an edit, and what it re-weights
+                theirs = getattr(each, "prompts", prompts)
+                must(list(theirs) == list(prompts), "the run's prompts",
+                     f"those that its {type(each).__name__} was built for, {theirs}", prompts)
+                each = getattr(each, "base", None)
 
 
 def check_inversion(inversion, source, steps, guidance, negative, latents):

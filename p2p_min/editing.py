@@ -48,10 +48,10 @@ class Result:
 @torch.no_grad()
 def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=None, negative="", steps=50,
                      guidance=7.5, seed=0, height=None, width=None, latents=None, inversion=None, context=None,
-                     edit_unconditional=False, recorder=None, watch=None, progress=False):
+                     edit_unconditional=False, sampler=None, recorder=None, watch=None, progress=False):
     """Generate [source, target, ...] together, with the targets' attention maps edited using the source's.
 
-    Without an edit nothing is injected: the prompts share only their noise.
+    Without an edit nothing is injected: the prompts share only their noise. Safe in threads that share a model.
 
     model       from `load`
     prompts     the source, then any number of targets
@@ -72,6 +72,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
                 With an inversion, its first row must be what the picture was inverted with: the encoded prompt
     edit_unconditional  whether the edits also see the unconditional rows, in a second call at the same t: row 0 is the
                 source's, the others are the targets'. Blends and recorders do not see them
+    sampler     a function in place of `ddim.step`, with its arguments, over all rows: sampler(schedule, z_t, output,
+                times, i) -> z_{t-1}, where output is the guided prediction. Direct inversion resets row 0 after it
     recorder    a `Recorder`, which keeps the maps and each step's prediction, and changes nothing
     watch       watch(z_0, t) is called with each step's prediction, before the blend; z_0 is like `Result.latents`
     progress    whether to show a progress bar on standard error; or a function (steps, desc) -> steps, like tqdm
@@ -79,7 +81,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     Raises ValueError for anything that cannot be done, saying why.
     """
     check_prompts(prompts)
-    check_functions(guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, recorder=recorder, watch=watch)
+    check_functions(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, sampler=sampler,
+                    recorder=recorder, watch=watch)
     guidance = guidance if callable(guidance) else float(guidance)             # accepts Fraction and NumPy numbers
     times = timesteps(model.schedule, steps)
     # The noise: from the seed, as given, or from an inversion.
@@ -110,7 +113,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         watches.append(recorder.watch)
     edits = Edits(cross_edit, self_edit, None, len(prompts), tuple(looks))
     z, trajectory = algorithm_1(model, z, times, context, unconditional, guidance, edits, edit_unconditional, blend,
-                                trajectory, watches, progress)
+                                trajectory, sampler or step, watches, progress)
     w = "its guidance" if callable(guidance) else f"guidance {guidance:g}"
     images = decode(model, z, f"an edit, a blend or {w} caused this, or ")
     # The source, for later edits; direct inversion ignores its guidance.
@@ -120,7 +123,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
 
 
 def algorithm_1(model, z, times, context, unconditional, guidance, edits, edit_unconditional, blend, source_trajectory,
-                watches, progress):
+                sampler, watches, progress):
     """Denoises z, (prompts, 4, h, w): row 0 is z_t, the source; the rows after it are z*_t, the targets.
 
     source_trajectory  (steps + 1, 1, 4, h, w): direct inversion resets the source to it after each step, so that it
@@ -140,13 +143,19 @@ def algorithm_1(model, z, times, context, unconditional, guidance, edits, edit_u
         eps[guided_rows] = guide(guidance, eps[guided_rows], eps_u, t)
         for watch in watches:
             watch(predict(model.schedule, z, eps, times, i), t)
-        z = step(model.schedule, z, eps, times, i)                              # z_{t-1}, z*_{t-1}
+        z = sampled(sampler, model.schedule, z, eps, times, i)                  # z_{t-1}, z*_{t-1}
         if source_trajectory is not None:
             z = torch.cat([source_trajectory[i + 1].to(z), z[1:]])
         if blend is not None:
             z = torch.cat([z[:1], blended(blend, z, t)])
         trajectory.append(z[:1])
     return z, torch.stack(trajectory).cpu()
+
+
+def sampled(sampler, schedule, z, *step):
+    """z_{t-1}: `ddim.step`, or a function in its place. It gets a copy of z, which it may modify in place."""
+    z_below = sampler(schedule, z.clone(), *step)
+    return shaped(z_below, z.shape, "a sampler must return latents shaped like z_t").to(z)
 
 
 def blended(blend, z, t):

@@ -53,6 +53,7 @@ class CrossEdit:
     own: torch.Tensor
     start: torch.Tensor
     end: torch.Tensor
+    prompts: list                                          # that it was built for; a run has the same
 
     def __post_init__(self):                               # not cached_property: torch.compile stops at it
         object.__setattr__(self, "windows", windows_of(self.start, self.end))
@@ -74,6 +75,7 @@ class Reweight:
     c: torch.Tensor
     start: torch.Tensor
     end: torch.Tensor
+    prompts: list
 
     def __post_init__(self):
         object.__setattr__(self, "windows", windows_of(self.start[self.c != 1], self.end[self.c != 1]))
@@ -118,7 +120,7 @@ def build(tokenizer, prompts, steps, align):
     source, *targets = prompts
     alignments = [align(tokenizer, source, target) for target in targets]
     A, own = (torch.stack(parts) for parts in zip(*alignments))
-    return CrossEdit(A, own, *token_windows(tokenizer, targets, steps))
+    return CrossEdit(A, own, *token_windows(tokenizer, targets, steps), list(prompts))
 
 
 def replace(tokenizer, prompts, steps=0.8):
@@ -168,10 +170,12 @@ def reweight(tokenizer, prompts, weights, base=None, steps=1.0):
             must(is_number(weight), f"the weight of {word!r}", "a finite number in float32", weight)
             c[i, tokens_of(tokenizer, target, word)] = float(weight)
     base = auto(tokenizer, prompts, steps) if base is None else base
+    by_prefix = {"": None, **base} if isinstance(base, dict) else {"": base}               # c applies everywhere
+    for each in by_prefix.values():
+        must(each is None or callable(each), "base", "an edit of maps, with a __call__(M, M_star, t)", each)
     start, end = token_windows(tokenizer, targets, steps)
-    if isinstance(base, dict):                             # by module-name prefix; c applies everywhere
-        return {prefix: Reweight(edit, c, start, end) for prefix, edit in {"": None, **base}.items()}
-    return Reweight(base, c, start, end)
+    edits = {prefix: Reweight(each, c, start, end, list(prompts)) for prefix, each in by_prefix.items()}
+    return edits if isinstance(base, dict) else edits[""]
 
 
 def self_replace(steps=0.4, max_pixels=32 * 32):

@@ -197,6 +197,8 @@ def null_text(model, latents, context, empty, times, guidance, progress=False):
     Each starts from the one before and is optimised until the guided step lands on the trajectory, as published
     (Algorithm 1): Adam, a rate that falls by half over the run, at most 10 iterations a step, early stopping.
     """
+    if torch.is_inference_mode_enabled() or next(model.unet.parameters()).is_inference():
+        raise ValueError("null-text needs gradients: load the model, and invert, outside of torch.inference_mode()")
     z, steps, embeddings = latents[0], len(times), []
     embedding = empty.states.float()
     for i in bar(progress, range(steps), "null-text"):

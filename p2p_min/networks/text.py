@@ -77,7 +77,7 @@ def encode(model, prompts, height=None, width=None, is_negative=False):
     """The `Context` of some prompts, in the UNet's dtype.
 
     prompts        list of texts
-    height, width  of the pictures, in pixels; SDXL is conditioned on them
+    height, width  of the pictures, in pixels, on which SDXL is conditioned; None: the model's own size
     is_negative    whether these are for the unconditional rows, where SDXL was trained with zeros in place of ""
     Raises ValueError for a prompt that has more tokens than the encoder reads.
     """
@@ -93,6 +93,7 @@ def encode(model, prompts, height=None, width=None, is_negative=False):
     if is_negative and model.zeros_for_empty:
         written = torch.tensor([prompt != "" for prompt in prompts]).to(states)
         states, pooled = states * written[:, None, None], pooled * written[:, None]
+    height, width = height or model.size[0], width or model.size[1]
     sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=model.device)
     return Context(states, pooled, sizes.expand(len(prompts), -1))
 
@@ -102,7 +103,9 @@ def tokens(tokenizer, prompts, padding):
 
     padding  the padding token: all encoders share one tokenizer, but each was trained with its own padding
     """
+    rows = []
     for prompt in prompts:
         spans(tokenizer, prompt)                           # raises if something would be cut off
-    read = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-    return read.input_ids.masked_fill(read.attention_mask == 0, padding)
+        ids = tokenizer(prompt).input_ids                  # padded here: a tokenizer that pads is not safe in threads
+        rows.append(ids + [padding] * (tokenizer.model_max_length - len(ids)))
+    return torch.tensor(rows)

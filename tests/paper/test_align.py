@@ -4,7 +4,7 @@ import torch
 
 from conftest import build_tokenizer
 from p2p_min import LocalBlend, auto, refine, replace, reweight
-from p2p_min.align import align_refine, align_swap, pieces, spans, tokens_of, words
+from p2p_min.align import align_refine, align_swap, find_words, normal_form, pieces, spans, tokens_of, words
 
 LENGTH = 77
 
@@ -337,3 +337,23 @@ def test_a_prompt_that_is_no_text_is_an_error(tokenizer, prompt):
     """A prompt must be a string; anything else is named."""
     with pytest.raises(ValueError, match="must be text"):
         replace(tokenizer, ["a car", prompt])
+
+
+# ---- scripts without spaces ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("prompt, expected", [
+    ("一只红色的猫", list("一只红色的猫")), ("赤い猫 on snow", ["赤", "い", "猫", "on", "snow"]), ("カー", ["カ", "ー"]),
+    ("แมวดำ", ["แ", "ม", "ว", "ดำ"]), ("می\u200cخواهم گربه", ["می\u200cخواهم", "گربه"]),
+    ("a well\u2011known cat", ["a", "well\u2011known", "cat"]), ("고양이 한 마리", ["고양이", "한", "마리"])])
+def test_words_of_scripts_without_spaces_are_their_characters(prompt, expected):
+    """Han, kana and Thai; Korean has spaces. Persian's zero-width non-joiner and the non-breaking hyphen join."""
+    assert [word for *_, word in find_words(prompt)] == [normal_form(word) for word in expected]
+
+
+def test_an_added_phrase_in_chinese_is_no_swap(tokenizer):
+    """Shared characters take the source's maps, new ones keep their own."""
+    source, target = "红色的猫", "大的红色的猫"
+    A, own = align_refine(tokenizer, source, target)
+    for word in "红色猫":
+        assert A[tokens_of(tokenizer, source, word)][:, tokens_of(tokenizer, target, word)].sum() > 0
+    assert own[tokens_of(tokenizer, target, "大")].all()

@@ -1,5 +1,8 @@
 """Algorithm 1 and the local blend on a small random model."""
 import dataclasses
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -92,6 +95,28 @@ def test_the_source_is_painted_as_if_alone_and_the_target_is_not(model, edits, g
     unedited = sample(model, guidance=guidance).latents
     assert_same(z[0], unedited[0])
     assert differ(z[1], unedited[1])
+
+
+def test_threads_that_share_a_model_get_what_they_would_alone(model, tokenizer):
+    """To the bit: no tokens of another thread's prompt, no row without its padding."""
+    pairs = [["a car", "a big red car next to a river"], ["a dog", "a big dog"], [" ".join(["snow"] * 60), "a house"]]
+    alone = [encode(model, pair).states for pair in pairs]
+    runs = [sample(model, pair, p2p.auto(tokenizer, pair), steps=1).latents for pair in pairs]
+    wrong, stop = [], time.monotonic() + 3
+
+    def work(n):
+        while time.monotonic() < stop:
+            wrong.extend([n] * (not torch.equal(encode(model, pairs[n]).states, alone[n])))
+        wrong.extend([n] * (not torch.equal(
+            sample(model, pairs[n], p2p.auto(tokenizer, pairs[n]), steps=1).latents, runs[n])))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(work, range(3)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
 
 
 @pytest.mark.parametrize("blended", [False, True])

@@ -1,5 +1,6 @@
 """What a new paper needs, without a patch: the whole attention, the unconditional rows, guidance, layers, time."""
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,10 @@ PROMPTS = ["a big car next to a river", "a big bicycle next to a river", "a red 
 
 def sample(model, *edits, prompts=PROMPTS, steps=3, **arguments):
     return p2p.prompt_to_prompt(model, prompts, *edits, steps=steps, **arguments)
+
+
+def inject(M, M_star, t):
+    return M.expand_as(M_star)
 
 
 def assert_same(a, b, tolerance=1e-5):
@@ -90,6 +95,99 @@ def test_what_watches_maps_says_that_it_cannot_see_such_an_edit(model, tokenizer
         def __call__(self, M, M_star, t):
             return M_star
     run(Both())
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda q, k, v: q[1:], lambda q, k, v: q[:, :1], lambda q, k, v: q[:, :, :1], lambda q, k, v: None,
+    lambda q, k, v: q.mean()], ids=["targets only", "one head", "one pixel", "nothing", "a number"])
+@pytest.mark.parametrize("guidance", [1, 7.5])
+def test_attend_that_returns_another_shape_is_told(model, wrong, guidance):
+    """It would be broadcast, and the source change without a word."""
+    edit = SimpleNamespace(attend=lambda q, k, v, size, t: wrong(q, k, v))
+    for edits in ((edit, None), (None, edit)):
+        refuses(lambda edits=edits: sample(model, *edits, guidance=guidance), "an edit's attend must return a tensor")
+
+
+@pytest.mark.parametrize("prefix", [None, 0, False, ()])
+def test_a_prefix_that_is_no_text_is_told(model, prefix):
+    """{None: edit} would edit nothing, silently."""
+    for edits in (({prefix: Mutual()}, None), (None, {prefix: Mutual()})):
+        refuses(lambda edits=edits: sample(model, *edits), "prefixes of", "must be text")
+
+
+def test_what_was_built_for_other_prompts_is_told(model, tokenizer):
+    """Of the same count, as in a notebook whose prompts were changed: edits, also by prefix and as a base, blends and
+    recorders. A function of one's own has no prompts and is not asked.
+    """
+    other = ["a big car next to a river", "a big dog next to a river", "a red car on the snow"]
+    edit = p2p.auto(tokenizer, other, 0.5)
+    reweighted = p2p.reweight(tokenizer, other, {"a": 2.0})
+    inside = p2p.reweight(tokenizer, PROMPTS, {"a": 2.0}, edit)
+    for arguments in (dict(cross_edit=edit), dict(cross_edit={"up_blocks": edit}), dict(cross_edit=reweighted),
+                      dict(cross_edit=inside), dict(cross_edit={"": inside}),
+                      dict(blend=p2p.LocalBlend(tokenizer, other, ["a"] * 3)),
+                      dict(recorder=p2p.Recorder(tokenizer, other))):
+        refuses(lambda arguments=arguments: sample(model, **arguments), "was built for", repr(other[1]))
+    sample(model, p2p.auto(tokenizer, tuple(PROMPTS), 0.5), prompts=tuple(PROMPTS), steps=1)
+    sample(model, inject, steps=1)
+
+
+def test_a_base_without_maps_is_told(tokenizer):
+    """Before the run: re-weighting needs a map to multiply."""
+    for base in (Mutual(), {"up_blocks": Mutual()}, 3):
+        refuses(lambda base=base: p2p.reweight(tokenizer, PROMPTS, {"a": 2.0}, base), "base must be an edit of maps")
+
+
+def test_looks_keep_no_gradients(model, tokenizer):
+    """Also where the network is asked for some: a recorder does not grow by autograd's graphs."""
+    recorder = p2p.Recorder(tokenizer, PROMPTS[:1])
+    with torch.enable_grad():
+        z = torch.zeros(1, 4, 8, 8, requires_grad=True)
+        out = model.unet(z, 500, encode(model, PROMPTS[:1]), t=0.5, looks=[recorder.look])
+    assert out.requires_grad and recorder.maps("car").shape == (8, 8)
+    assert not any(total.requires_grad for total, _ in recorder.seen.values())
+
+
+def test_a_wrapper_of_the_unet_can_tell_the_unconditional_rows(model, monkeypatch):
+    """`rows` says how many rows of a call are prompts: 0 in the unconditional call, however many prompts there are."""
+    calls = []
+
+    class Wrapper:
+        def __call__(self, z, timestep, context, cross_edit=None, self_edit=None, t=None, rows=None, looks=()):
+            calls.append((len(z), rows))
+            return unet(z, timestep, context, cross_edit, self_edit, t, rows, looks)
+        __getattr__ = lambda self, name: getattr(unet, name)
+    unet = model.unet
+    wrapped = dataclasses.replace(model, unet=Wrapper())
+    for prompts, expected in ((PROMPTS, [(6, 3)]), (PROMPTS[:1] * 5, [(5, 5), (5, 0)])):
+        for edit in (None, inject):
+            calls.clear()
+            sample(wrapped, edit, prompts=prompts, steps=1)
+            assert calls == expected
+
+
+# ---- another sampler -----------------------------------------------------------------------------------------------
+
+def test_a_sampler_takes_the_place_of_the_ddim_step(model, tokenizer):
+    """`ddim.step` itself gives the same to the bit; another one steps all rows; direct inversion resets the source."""
+    edit = p2p.auto(tokenizer, PROMPTS, 0.5)
+    assert torch.equal(sample(model, edit, sampler=step).latents, sample(model, edit).latents)
+    seen = []
+
+    def noisy(schedule, z_t, output, times, i):
+        seen.append((z_t.shape, output.shape, list(times), i))
+        return step(schedule, z_t.mul_(1), output, times, i) + 0.1
+    result = sample(model, edit, sampler=noisy)
+    assert [each[-1] for each in seen] == [0, 1, 2] and seen[0][:2] == ((3, 4, 8, 8),) * 2
+    assert differ(result.latents, sample(model, edit).latents)
+    source = sample(model, prompts=PROMPTS[:1])
+    later = sample(model, edit, sampler=noisy, inversion=source)
+    assert torch.equal(later.latents[:1], source.latents) and differ(later.latents[1:], source.latents)
+
+
+@pytest.mark.parametrize("wrong", [lambda *_: None, lambda schedule, z_t, *_: z_t[1:]])
+def test_a_sampler_that_returns_something_else_is_told(model, wrong):
+    refuses(lambda: sample(model, sampler=wrong), "a sampler must return latents shaped like z_t", "(3, 4, 8, 8)")
 
 
 # ---- the unconditional rows ----------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ def attend(q, k, v, size, edit=None, t=None, rows=None, looks=()):
         return F.scaled_dot_product_attention(q, k, v)
     # The edit's own attention, or maps that it edits; then the rows that it does not see.
     if hasattr(edit, "attend") and not looks:
-        out = shaped(edit.attend(*seen, size, t), seen[0].shape, "an edit's attend must return a tensor shaped like q")
+        out = edit.attend(*seen, size, t)
+        shaped(out, seen[0].shape, "an edit's attend must return a tensor shaped like q")
     else:
         out = attend_edited(edit, looks, *seen, size, t)
     plain = [F.scaled_dot_product_attention(q[rows:], k[rows:], v[rows:])] if rows < len(q) else []
@@ -99,8 +100,9 @@ def edited_map(edit, M, M_star, t):
 
 def shaped(returned, shape, rule):
     """What a user's function returned. Raises ValueError, with the rule, if it is not a tensor of this shape."""
-    if not isinstance(returned, torch.Tensor) or returned.shape != shape:
-        got = tuple(returned.shape) if isinstance(returned, torch.Tensor) else type(returned).__name__
+    is_tensor = isinstance(returned, torch.Tensor)
+    if not is_tensor or returned.shape != shape:
+        got = tuple(returned.shape) if is_tensor else type(returned).__name__
         raise ValueError(f"{rule}, {tuple(shape)}; this one returned {got}")
     return returned
 
@@ -144,8 +146,8 @@ class Attention(nn.Module):
         looks = () if is_self else [for_layer(look, self.name) for look in edits.looks]
         # Queries, keys and values: (rows, heads, pixels or keys, d).
         context = x if is_self else context
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                   for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        projected = self.to_q(x), self.to_k(context), self.to_v(context)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in projected)
         if self.upcast:
             q, k, v = q.float(), k.float(), v.float()
         out = attend(q, k, v, size, edit, edits.t, edits.rows, looks)

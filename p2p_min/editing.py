@@ -86,7 +86,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     guidance = guidance if callable(guidance) else float(guidance)             # accepts Fraction and NumPy numbers
     times = timesteps(model.schedule, steps)
     # The noise: from the seed, as given, or from an inversion.
-    ours, trajectory = fingerprint(model, times), None
+    ours = fingerprint(model, times)
+    trajectory = None
     if inversion is not None:
         inversion = getattr(inversion, "inversion", inversion)
         check_inversion(inversion, prompts[0], steps, guidance, negative, latents)
@@ -103,7 +104,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     if inversion is not None and inversion.unconditional is not None:
         unconditional = inversion.unconditional_context(empty)
     # Who looks at the maps and at the predictions of this run.
-    looks, watches = [], [] if watch is None else [watch]
+    looks = []
+    watches = [] if watch is None else [watch]
     if hasattr(blend, "begin"):
         look, blend = blend.begin(model.unet.map_sizes(*z.shape[-2:]), z.shape[-2:])
         looks += [] if look is None else [look]
@@ -112,8 +114,9 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         looks.append({recorder.layers: recorder.look})
         watches.append(recorder.watch)
     edits = Edits(cross_edit, self_edit, None, len(prompts), tuple(looks))
-    z, trajectory = algorithm_1(model, z, times, context, unconditional, guidance, edits, edit_unconditional, blend,
-                                trajectory, sampler or step, watches, progress)
+    z, trajectory = algorithm_1(
+        model, z, times, context, unconditional, guidance, edits, edit_unconditional, blend, trajectory,
+        sampler or step, watches, progress)
     w = "its guidance" if callable(guidance) else f"guidance {guidance:g}"
     images = decode(model, z, f"an edit, a blend or {w} caused this, or ")
     # The source, for later edits; direct inversion ignores its guidance.
@@ -197,8 +200,8 @@ def noise(model, prompts, seed, height, width, latents):
     size = latent_size(model, prompts, seed, height, width, latents)
     if latents is None:                                    # on the CPU: a seed gives the same picture everywhere
         generator = torch.Generator("cpu").manual_seed(int(seed))
-        latents = torch.randn((1, model.unet.config["in_channels"], *size), generator=generator, device="cpu",
-                              dtype=torch.float32)
+        shape = 1, model.unet.config["in_channels"], *size
+        latents = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
     return latents.to(model.device, torch.float32).expand(prompts, -1, -1, -1)
 
 

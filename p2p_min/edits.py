@@ -120,7 +120,8 @@ def build(tokenizer, prompts, steps, align):
     source, *targets = prompts
     alignments = [align(tokenizer, source, target) for target in targets]
     A, own = (torch.stack(parts) for parts in zip(*alignments))
-    return CrossEdit(A, own, *token_windows(tokenizer, targets, steps), list(prompts))
+    start, end = token_windows(tokenizer, targets, steps)
+    return CrossEdit(A, own, start, end, list(prompts))
 
 
 def replace(tokenizer, prompts, steps=0.8):

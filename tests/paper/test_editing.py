@@ -183,6 +183,12 @@ def test_the_unconditional_rows_never_see_an_edit(model, calls, monkeypatch, cal
     assert calls_a_step == 1 or torch.equal(call["out"], bare)
 
 
+def test_guidance_0_is_warned_of(model):
+    """Source and target would be the same picture; in turbo recipes elsewhere 0 means none."""
+    with pytest.warns(UserWarning, match="guidance 0 leaves the prompts out, .* without guidance is 1 here"):
+        sample(model, steps=1, guidance=0)
+
+
 def test_guidance_is_w_in_the_formula_at_every_value(model):
     """guidance 0 is the negative prompt's picture, guidance 1 the prompt's."""
     unconditional = sample(model, ["a car"], guidance=0, negative="snow").latents

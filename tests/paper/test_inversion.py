@@ -341,6 +341,23 @@ def test_null_text_brings_every_step_nearer_to_the_trajectory(smooth, inverted):
     assert_same(sample(smooth, inverted("null-text")).latents[:1], z)       # what they were found for is what runs
 
 
+def test_null_text_that_ends_far_from_its_picture_says_so(smooth, inverted, recwarn):
+    """In one line; where it comes back, nothing is said."""
+    invert(smooth, "null-text", 6)
+    assert not [each for each in recwarn if "null-text" in str(each.message)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inversion, "FAR", 0)
+        with pytest.warns(UserWarning, match="^null-text ends 0.* away from the picture, .*does the prompt describe it"):
+            invert(smooth, "null-text", 6)
+
+
+def test_null_text_in_inference_mode_says_so(smooth):
+    """Its embeddings need gradients; the other methods need none."""
+    with torch.inference_mode():
+        refuses(lambda: invert(smooth, "null-text", 2), "null-text needs gradients", "inference_mode")
+        invert(smooth, "direct", 2)
+
+
 def test_the_order_of_the_literature(smooth, inverted):
     """Reconstruction at guidance 7.5: direct is exact, then null-text, then negative-prompt; ddim goes astray."""
     direct, null_text, negative_prompt, ddim = (

@@ -59,8 +59,8 @@ def check_functions(prompts, guidance, **functions):
     must(is_number(guidance) or callable(guidance), "guidance",
          "a finite number in float32, or a function (eps_c, eps_u, t) -> eps", guidance)
     if guidance == 0:
-        warnings.warn("guidance 0 leaves the prompts out, so all pictures are the negative prompt's; without guidance is "
-                      "1 here (0 in diffusers' recipes for turbo models)", stacklevel=3)
+        warnings.warn("guidance 0 leaves the prompts out, so all pictures are the negative prompt's; without guidance "
+                      "is 1 here (0 in diffusers' recipes for turbo models)", stacklevel=3)
     for name, argument in functions.items():
         each_of = argument if isinstance(argument, dict) else {"": argument}
         must(all(isinstance(prefix, str) for prefix in each_of), f"prefixes of {name}", "text", list(each_of))

@@ -223,6 +223,6 @@ def null_text(model, latents, context, empty, times, guidance, progress=False):
         embeddings.append(embedding)
         z = guided(embedding)
     if (off := (z - latents[-1]).norm() / latents[-1].norm()) > FAR:
-        warnings.warn(f"null-text ends {off:.2f} of the latents' norm away from the picture, so edits will not look like "
-                      "it: does the prompt describe it? Or take method='direct'", stacklevel=2)
+        warnings.warn(f"null-text ends {off:.2f} of the latents' norm away from the picture, so edits will not look "
+                      "like it: does the prompt describe it? Or take method='direct'", stacklevel=2)
     return torch.stack(embeddings)

@@ -347,7 +347,7 @@ def test_null_text_that_ends_far_from_its_picture_says_so(smooth, inverted, recw
     assert not [each for each in recwarn if "null-text" in str(each.message)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inversion, "FAR", 0)
-        with pytest.warns(UserWarning, match="^null-text ends 0.* away from the picture, .*does the prompt describe it"):
+        with pytest.warns(UserWarning, match="^null-text ends 0.* away from the picture, .*does the prompt"):
             invert(smooth, "null-text", 6)
 
 

@@ -32,7 +32,7 @@ class LocalBlend:
         must(len(pair) == 2 and all(is_number(x) and 0 <= x <= 1 for x in pair),
              "threshold", "a number from 0 to 1, or a pair of them", threshold)
         self.start, (self.threshold, self.threshold_subtract) = start, map(float, pair)
-        self.prompts = list(prompts)
+        self.prompts = prompts and list(prompts)           # a mask alone needs none
         # Where the picture may change: at words, inside a mask, or both.
         if words is None and (mask is None or subtract is not None):
             raise ValueError("subtract needs words: there is nothing to subtract from" if subtract is not None else

@@ -70,8 +70,8 @@ def check_functions(prompts, guidance, **functions):
             fits = each is None or hasattr(each, method) or name != "recorder" and callable(each)
             must(fits, name, ("a Recorder" if name == "recorder" else "a function") + hint, each)
             while each is not None:                        # an edit, and what it re-weights
-                theirs = getattr(each, "prompts", prompts)
-                must(list(theirs) == list(prompts), "the run's prompts",
+                theirs = getattr(each, "prompts", None)
+                must(theirs in (None, list(prompts)), "the run's prompts",
                      f"those that its {type(each).__name__} was built for, {theirs}", prompts)
                 each = getattr(each, "base", None)
 

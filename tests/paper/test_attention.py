@@ -131,7 +131,7 @@ def test_a_look_sees_the_maps_and_changes_nothing():
     out = attend(q, k, v, SIZE, None, 0.5, looks=[lambda *maps_and_t: seen.append(maps_and_t)])
     assert torch.equal(out, F.scaled_dot_product_attention(q, k, v))
     (M, M_star, M_hat, t), = seen
-    assert (M.shape, M_star.shape, t) == ((2, 3, 5, 7), (2, 2, 3, 5, 7), 0.5) and M_hat is M_star
+    assert (M.shape, M_star.shape, t) == ((2, 3, 5, 7), (2, 2, 3, 5, 7), 0.5) and torch.equal(M_hat, M_star)
     scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-1, -2)
     assert torch.equal(torch.cat([M[None], M_star]), scores.softmax(-1).unflatten(2, SIZE))
 

@@ -83,7 +83,7 @@ def test_a_schedule_that_begins_at_noise_says_nothing(spacing, steps):
     ("EDMDPMSolverMultistepScheduler", dict(beta_schedule=None, trained_betas=None, prediction_type="epsilon"))])
 def test_a_scheduler_without_betas_is_refused_by_its_class(name, config):
     """Flow matching and EDM: no betas are invented for them."""
-    with pytest.raises(ValueError, match=f"{name} has neither beta_schedule nor trained_betas"):
+    with pytest.raises(ValueError, match="has neither beta_schedule nor trained_betas, .*flow matching, EDM"):
         Schedule.from_config(dict(config, _class_name=name, num_train_timesteps=1000))
 
 
@@ -95,10 +95,10 @@ def test_betas_of_their_own_need_no_name():
 
 
 @pytest.mark.parametrize("config, named", [
-    (dict(prediction_type="sample"), "prediction_type = 'sample'"), (dict(beta_schedule="cosine"), "beta_schedule"),
+    (dict(prediction_type="sample"), "prediction_type .* not 'sample'"), (dict(beta_schedule="cosine"), "beta_schedule"),
     (dict(timestep_spacing="other"), "timestep_spacing"),
-    (dict(steps_offset="1"), "steps_offset = '1'"), (dict(steps_offset=-5), "steps_offset = -5"),
-    (dict(trained_betas=[0.1, 0.2]), "2 trained_betas for 1000"), (dict(thresholding=True), "thresholding"),
+    (dict(steps_offset="1"), "steps_offset .* a whole number, not '1'"),
+    (dict(trained_betas=[0.1, 0.2]), "trained_betas must be a list of 1000"), (dict(thresholding=True), "thresholding"),
     (dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr")])
 def test_a_setting_that_is_not_implemented_is_named(config, named):
     """A config value that would change the maths, or makes no sense, is never passed over."""

@@ -490,7 +490,7 @@ def test_an_impossible_blend_is_an_error(tokenizer, arguments, says):
 def test_a_blend_for_other_prompts_says_so(model, tokenizer):
     """A blend built for two prompts refuses three."""
     blend = p2p.LocalBlend(tokenizer, PROMPTS[:2], ["car", "bicycle"])
-    with pytest.raises(ValueError, match="2 prompts.* 3"):
+    with pytest.raises(ValueError, match="the run.s prompts must be those that its LocalBlend was built for"):
         sample(model, PROMPTS, blend=blend)
 
 
@@ -592,16 +592,12 @@ def alpha_only(mask):
 @pytest.mark.parametrize("generated", [
     lambda mask: mask.convert("RGB"), lambda mask: mask.convert("P"), alpha_only,
     lambda mask: alpha_only(mask).convert("RGBA"),
-    lambda mask: Image.fromarray(np.asarray(mask, np.uint16) * 257), lambda mask: Image.fromarray(
-        np.asarray(mask, np.int32)), lambda mask: Image.fromarray(np.asarray(mask, np.int32) * 257),
-    lambda mask: Image.fromarray(np.asarray(mask, np.float32)), lambda mask: Image.fromarray(
-        np.asarray(mask, np.float32) / 255)],
-    ids=["RGB", "P", "LA", "RGBA", "16 bits", "int32", "16 bits in int32", "float", "float of 0 to 1"])
+    lambda mask: Image.fromarray(np.asarray(mask, np.uint16) * 257)], ids=["RGB", "P", "LA", "RGBA", "16 bits"])
 def test_a_mask_may_be_painted_in_any_way(model, tmp_path, generated):
     """Also as a PNG with alpha only: what is transparent is black. The picture given is not changed, and the blend
     serves runs of other sizes of its shape."""
     mask = generated(ramp())
-    path = tmp_path / ("mask.tif" if mask.mode in "IF" else "mask.png")
+    path = tmp_path / "mask.png"
     mask.save(path)
     mask = Image.open(path)
     before = mask.mode, mask.tobytes()
@@ -618,10 +614,8 @@ def test_a_mask_may_be_painted_in_any_way(model, tmp_path, generated):
     (dict(mask=Image.new("L", (32, 32))), "the mask has no white"),
     (dict(mask=Image.fromarray(np.eye(32, dtype=np.uint8))), "no white, .* .multiply an array of 0 and 1 by 255"),
     (dict(mask=Image.fromarray(np.eye(32, dtype=np.uint16))), "no white, .*multiply"),
-    (dict(mask=Image.fromarray(np.eye(32, dtype=np.int32))), "from 0 to 1 .multiply"),
-    (dict(mask=Image.fromarray(np.eye(32, dtype=np.float32) * 1e9)), "from 0 to 1e.09"),
-    (dict(mask=Image.fromarray(np.eye(32, dtype=np.float32) * float("nan"))), "from nan to nan"),
-    (dict(mask=Image.new("L", (0, 0))), "no pixels"),
+    (dict(mask=Image.fromarray(np.eye(32, dtype=np.int32))), "8 bits"),
+    (dict(mask=Image.fromarray(np.eye(32, dtype=np.float32))), "8 bits"),
     (dict(words=None, mask=Image.new("1", (32, 32))), "no white"),
     (dict(words=None, mask=Image.new("RGBA", (32, 32), (255, 255, 255, 0))), "no white"),
     (dict(words=None, mask=ramp(), start=2), "start")])

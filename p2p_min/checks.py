@@ -66,9 +66,10 @@ def check_functions(prompts, guidance, **functions):
         must(all(isinstance(prefix, str) for prefix in each_of), f"prefixes of {name}", "text", list(each_of))
         for each in each_of.values():
             method = dict(blend="begin", recorder="look").get(name, "attend")
-            hint = "; give the recorder as recorder=" * (hasattr(each, "look") and name != "recorder")
-            fits = each is None or hasattr(each, method) or name != "recorder" and callable(each)
-            must(fits, name, ("a Recorder" if name == "recorder" else "a function") + hint, each)
+            is_recorder = hasattr(each, "look")
+            fits = each is None or is_recorder == (name == "recorder") and (hasattr(each, method) or callable(each))
+            hint = " (give the recorder as recorder=)" * is_recorder
+            must(fits, name, "a Recorder" if name == "recorder" else "a function" + hint, each)
             while each is not None:                        # an edit, and what it re-weights
                 theirs = getattr(each, "prompts", None)
                 must(theirs in (None, list(prompts)), "the run's prompts",

@@ -98,7 +98,8 @@ def test_betas_of_their_own_need_no_name():
     (dict(prediction_type="sample"), "prediction_type .* not 'sample'"), (dict(beta_schedule="cosine"), "beta_schedule"),
     (dict(timestep_spacing="other"), "timestep_spacing"),
     (dict(steps_offset="1"), "steps_offset .* a whole number, not '1'"),
-    (dict(trained_betas=[0.1, 0.2]), "trained_betas must be a list of 1000"), (dict(thresholding=True), "thresholding"),
+    (dict(trained_betas=[0.1, 0.2]), "trained_betas must be a list of 1000"),
+    (dict(thresholding=True), "thresholding"),
     (dict(rescale_betas_zero_snr=True), "rescale_betas_zero_snr")])
 def test_a_setting_that_is_not_implemented_is_named(config, named):
     """A config value that would change the maths, or makes no sense, is never passed over."""

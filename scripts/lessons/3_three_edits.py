@@ -19,7 +19,7 @@ from p2p_min.lessons.figures import matrix, overlap, show, tokens
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
 STEPS = int(os.environ.get("LESSON_STEPS", 20))                    # of the denoising
-SEEDS = range(int(os.environ.get("LESSON_SEEDS", 3)))              # the first three, none picked
+SEEDS = range(int(os.environ.get("LESSON_SEEDS", 3)))              # the first, not cherry-picked
 TAU = 0.2                    # maps are injected while t > TAU: for the first 80 % of the steps
 model = p2p.load(device="cpu")               # the natural place for so small a model, GPU or not
 

@@ -20,7 +20,7 @@ from p2p_min.lessons.figures import overlap, show
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
 STEPS = int(os.environ.get("LESSON_STEPS", 20))                    # of the denoising
-SEEDS = range(int(os.environ.get("LESSON_SEEDS", 2)))              # the first two, none picked
+SEEDS = range(int(os.environ.get("LESSON_SEEDS", 2)))              # the first, not cherry-picked
 model = p2p.load(device="cpu")               # the natural place for so small a model, GPU or not
 P, P_star = "a red cat", "a blue cat"
 settings = dict(steps=STEPS, guidance=5.0)

@@ -21,7 +21,7 @@ from p2p_min.networks.text import encode
 
 torch.set_num_threads(1)            # a small model gains little from more threads, and loses much
 STEPS = int(os.environ.get("LESSON_STEPS", 20))                    # of DDIM; the tests take fewer
-SEEDS = range(int(os.environ.get("LESSON_SEEDS", 3)))              # the first three, none picked
+SEEDS = range(int(os.environ.get("LESSON_SEEDS", 3)))              # the first, not cherry-picked
 model = p2p.load(device="cpu")      # so small a model is at home on the CPU
 
 
@@ -139,7 +139,7 @@ assert M_hat[0, 0, 10:13, 7:10, 3].min() == 1 and M_hat.sum() == M.sum()
 # ## Which tokens hold the ball in its place?
 #
 # The prompt is “a red ball on the grass”. We move the map of “ball”; of all words; of all tokens but the start. Those
-# include the end and the padding, which are no words. Three seeds, none picked.
+# include the end and the padding, which are no words. Three seeds, not cherry-picked.
 #
 # The number compares the red pixels with the source's, moved by a quarter of the picture: 1 is a perfect move.
 
@@ -206,7 +206,7 @@ if check.mirror(mirror):
 # ## Can two words trade places?
 #
 # “a red castle and a yellow flower”. We exchange columns: those of the two nouns, those of the two colours, or both:
-# M_hat[…, castle] = M[…, flower], and so on. Three seeds, none picked.
+# M_hat[…, castle] = M[…, flower], and so on. Three seeds, not cherry-picked.
 
 # %%
 P = "a red castle and a yellow flower"

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "toy"))
 import world  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent / "pictures"
-# name: number of the scene, place, colour, another colour. The numbers are 1 to 4: none was picked.
+# name: number of the scene, place, colour, another colour. The numbers are 1 to 4, not cherry-picked.
 SCENES = {"car": (1, "on the beach", "red", "blue"), "ball": (2, "in the snow", "green", "purple"),
           "house": (3, "on the grass", "yellow", "red"), "cat": (4, "next to a river", "blue", "orange")}
 

@@ -1,10 +1,11 @@
 """The lessons: each runs as a script, on few steps, from any folder; and its notebook says the same and was run."""
+import errno
 import json
-import os
 import re
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 
 from make_notebooks import FOLDER, LARGEST, cells_of
 from p2p_min.lessons import figures
+from p2p_min.lessons.__main__ import main as copy_lessons
 
 LESSONS = sorted(FOLDER.glob("[0-9]_*.py"))
 
@@ -82,13 +84,51 @@ def test_a_notebook_is_its_lesson_run(lesson):
     assert len(shown) >= max(2, len(drawn))
 
 
+# ---- python -m p2p_min.lessons -------------------------------------------------------------------------------------
+
+NOTEBOOKS = [lesson.with_suffix(".ipynb").name for lesson in LESSONS]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_the_notebooks_can_be_copied_and_answers_are_left_alone(tmp_path):
-    """python -m p2p_min.lessons"""
-    copy = [sys.executable, "-m", "p2p_min.lessons", str(tmp_path / "here")]
-    subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path, env=os.environ, timeout=300)
-    names = sorted(path.name for path in (tmp_path / "here").iterdir())
-    assert names == [lesson.with_suffix(".ipynb").name for lesson in LESSONS]
-    mine = tmp_path / "here" / names[0]
-    mine.write_text("my answers")
-    subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path, timeout=300)
-    assert mine.read_text() == "my answers"
+    """From any folder; without a name into p2p_min_lessons."""
+    subprocess.run([sys.executable, "-m", "p2p_min.lessons"], check=True, capture_output=True, cwd=tmp_path, timeout=300)
+    folder = tmp_path / "p2p_min_lessons"
+    assert names(tmp_path) == ["p2p_min_lessons"] and names(folder) == NOTEBOOKS
+    for name in NOTEBOOKS:
+        assert (folder / name).read_bytes() == (FOLDER / name).read_bytes()
+    (folder / NOTEBOOKS[0]).write_text("my answers")
+    (folder / NOTEBOOKS[1]).unlink()
+    assert copy_lessons([str(folder)]) == 0 and names(folder) == NOTEBOOKS
+    assert (folder / NOTEBOOKS[0]).read_text() == "my answers"
+
+
+def test_help_is_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        copy_lessons(["--help"])
+    assert ended.value.code == 0 and "FOLDER" in capsys.readouterr().out and not names(tmp_path)
+
+
+def full_disk(path, content):
+    with open(path, "wb") as file:
+        file.write(content[:1000])
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--hepl"], "--hepl"), (["two", "folders"], "folders"), (["file"], "file: File exists"),
+    (["file/below"], "Not a directory"), (["full"], "No space left on device")], ids=str)
+def test_what_cannot_be_copied_is_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    """And leaves nothing, such as half a notebook that would later be taken for the learner's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    if arguments == ["full"]:
+        monkeypatch.setattr(Path, "write_bytes", full_disk)
+    assert copy_lessons(arguments) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and words in err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "file"]

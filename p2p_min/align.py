@@ -32,8 +32,8 @@ class Alignment(NamedTuple):
 
 
 def find_words(text):
-    """(start, end, word) of each word of a text: letters, marks and digits, possibly joined by apostrophes or hyphens;
-    symbols, such as emoji, without a space between them; or one character of a script that has no spaces.
+    """(start, end, word) of each word of a text: letters, marks and digits, which apostrophes or hyphens may join;
+    symbols, such as emoji, without a space between them; one character of a script that has no spaces.
     """
     classes = "".join(map(letter_class, text))
     for match in re.finditer("[wm]+(?:-[wm]+)*|cm*|s[smj]*", classes):
@@ -88,11 +88,10 @@ def words(tokenizer, prompt):
 
 
 def unknown_words(tokenizer, *prompts):
-    """Sorted words of the prompts that a small model was not trained with, if its tokenizer_config.json lists those
-    that it was ("known_words")."""
+    """Sorted words of the prompts that are none of the "known_words" in a small model's tokenizer_config.json."""
     known = tokenizer.init_kwargs.get("known_words")
-    found = {piece.text for prompt in prompts for piece in words(tokenizer, prompt)}
-    return sorted(found.difference(known)) if known else []
+    used = {piece.text for prompt in prompts for piece in words(tokenizer, prompt)}
+    return sorted(used.difference(known)) if known else []
 
 
 def tokens_of(tokenizer, prompt, phrase, required=True):
@@ -160,9 +159,7 @@ def longest_common(a, b):
     """
     @cache
     def best(i, j, joins):
-        """(pairs, joints, the pairs) for a[:i] and b[:j]. A joint is a pair that follows another in both lists, as the
-        next one would if it `joins`.
-        """
+        """(pairs, joints, the pairs) for a[:i], b[:j]. A joint follows another in both; the next would if it `joins`."""
         if i == 0 or j == 0:
             return 0, 0, ()
         options = [best(i - 1, j, False), best(i, j - 1, False)]

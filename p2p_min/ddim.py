@@ -82,20 +82,16 @@ def to_eps(schedule, output, z, alpha):
     return output if schedule.prediction == "epsilon" else alpha ** 0.5 * output + (1 - alpha) ** 0.5 * z
 
 
-def predict_z_0(z, eps, alpha):
-    """z_0: z at noise level `alpha` with the noise eps removed."""
-    return (z - (1 - alpha) ** 0.5 * eps) / alpha ** 0.5
-
-
 def change_level(z, eps, alpha, alpha_to):
     """z at noise level `alpha`, with the noise eps in it, taken to the level `alpha_to` (Song et al., eq. 12)."""
-    return alpha_to ** 0.5 * predict_z_0(z, eps, alpha) + (1 - alpha_to) ** 0.5 * eps
+    z_0 = (z - (1 - alpha) ** 0.5 * eps) / alpha ** 0.5
+    return alpha_to ** 0.5 * z_0 + (1 - alpha_to) ** 0.5 * eps
 
 
 def predict(schedule, z_t, output, times, i):
     """z_0 as predicted at step i: where `step` would end if it removed all noise at once."""
     alpha, _ = alphas(schedule, times, i)
-    return predict_z_0(z_t, to_eps(schedule, output, z_t, alpha), alpha)
+    return change_level(z_t, to_eps(schedule, output, z_t, alpha), alpha, 1.0)
 
 
 def step(schedule, z_t, output, times, i):

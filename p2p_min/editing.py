@@ -146,25 +146,17 @@ def algorithm_1(model, z, times, context, unconditional, guidance, edits, edit_u
         eps[guided_rows] = guide(guidance, eps[guided_rows], eps_u, t)
         for watch in watches:
             watch(predict(model.schedule, z, eps, times, i), t)
-        z = sampled(sampler, model.schedule, z, eps, times, i)                  # z_{t-1}, z*_{t-1}
+        # z_{t-1}, z*_{t-1}. Functions of one's own get copies, which they may modify in place.
+        z_below = sampler(model.schedule, z.clone(), eps, times, i)
+        z = shaped(z_below, z.shape, "a sampler must return latents shaped like z_t").to(z)
         if source_trajectory is not None:
             z = torch.cat([source_trajectory[i + 1].to(z), z[1:]])
         if blend is not None:
-            z = torch.cat([z[:1], blended(blend, z, t)])
+            z_star = shaped(blend(z[:1].clone(), z[1:].clone(), t), z[1:].shape,
+                            "a blend must return latents shaped like z_star")
+            z = torch.cat([z[:1], z_star.to(z)])
         trajectory.append(z[:1])
     return z, torch.stack(trajectory).cpu()
-
-
-def sampled(sampler, schedule, z, *step):
-    """z_{t-1}: `ddim.step`, or a function in its place. It gets a copy of z, which it may modify in place."""
-    z_below = sampler(schedule, z.clone(), *step)
-    return shaped(z_below, z.shape, "a sampler must return latents shaped like z_t").to(z)
-
-
-def blended(blend, z, t):
-    """The targets' latents as the blend returns them. It gets copies, which it may modify in place."""
-    z_star = blend(z[:1].clone(), z[1:].clone(), t)
-    return shaped(z_star, z[1:].shape, "a blend must return latents shaped like z_star").to(z)
 
 
 def guide(guidance, eps_c, eps_u, t):

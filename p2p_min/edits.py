@@ -21,10 +21,7 @@ def inside(start, end, t):
 
 
 def token_windows(tokenizer, targets, steps):
-    """start, end: each (targets, tokens), from one window for all tokens or {"default_": window, word: window}.
-
-    Raises ValueError for a word that is in no target.
-    """
+    """start, end: each (targets, tokens), from one window for all tokens or {"default_": window, word: window}."""
     per_word = dict(steps) if isinstance(steps, dict) else {}
     default = per_word.pop("default_", 1.0) if isinstance(steps, dict) else steps
     default = torch.tensor(window(default), dtype=torch.float32)
@@ -109,17 +106,16 @@ class SelfReplace:
 
 def check(per_token, M_star):
     """Raises ValueError if an edit was built for other prompts than those of the maps."""
-    targets, keys = per_token.shape
-    if (targets, keys) != (M_star.shape[0], M_star.shape[-1]):
-        raise ValueError(f"this edit was built for {targets} target(s) of {keys} tokens; the maps have "
-                         f"{M_star.shape[0]} target(s) and {M_star.shape[-1]} keys")
+    (targets, tokens), (n, keys) = per_token.shape, M_star.shape[::4]
+    must((targets, tokens) == (n, keys), "the maps for this edit",
+         f"of {targets} targets and {tokens} tokens, as it was built for", f"{n} targets and {keys} keys")
 
 
 def build(tokenizer, prompts, steps, align):
     check_prompts(prompts, targets=1)
     source, *targets = prompts
     alignments = [align(tokenizer, source, target) for target in targets]
-    A, own = (torch.stack(parts) for parts in zip(*alignments))
+    A, own = map(torch.stack, zip(*alignments))
     start, end = token_windows(tokenizer, targets, steps)
     return CrossEdit(A, own, start, end, list(prompts))
 

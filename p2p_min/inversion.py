@@ -178,9 +178,7 @@ def fingerprint(model, times):
 
 
 def check_same_model(inversion, ours):
-    """Raises ValueError for an inversion by a model of another kind, or on another schedule than the model with the
-    fingerprint `ours`; warns if only the checkpoint differs.
-    """
+    """Raises ValueError if a model of another kind or schedule than `ours` made it; warns if its weights differ."""
     for name, numbers in (inversion.fingerprint or {}).items():
         a, b = (torch.tensor(each, dtype=torch.float64) for each in (numbers, ours[name]))
         tolerance = 2 ** -8 if name == "checkpoint" else 1e-4                  # the rounding error of bfloat16

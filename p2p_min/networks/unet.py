@@ -151,11 +151,8 @@ class Block(nn.Module):
         resnet = config["norm_num_groups"], config["norm_eps"], 4 * config["block_out_channels"][0]
         self.resnets = nn.ModuleList(Resnet(n, channels, *resnet) for n in inputs)
         self.attentions = nn.ModuleList(Transformer(channels, heads, depth, config) for depth in depths)
-        self.downsamplers, self.upsamplers = nn.ModuleList(), nn.ModuleList()
-        if resample == "down":
-            self.downsamplers.append(Downsample(channels, True))
-        if resample == "up":
-            self.upsamplers.append(Upsample(channels))
+        self.downsamplers = nn.ModuleList([Downsample(channels, True)] if resample == "down" else [])
+        self.upsamplers = nn.ModuleList([Upsample(channels)] if resample == "up" else [])
 
     def layer(self, i, x, time, context, edits):
         x = self.resnets[i](x, time)
@@ -225,10 +222,9 @@ class UNet(nn.Module):
         self.down_blocks = nn.ModuleList()
         for i in range(n):
             inputs = [width] + [channels[i]] * (down[i] - 1)
-            resample = "down" if i < n - 1 else None
-            width = channels[i]
-            self.down_blocks.append(Block(inputs, width, heads[i], down_depths[i], c, resample))
-            skips += [width] * (down[i] + (i < n - 1))
+            is_last, width = i == n - 1, channels[i]
+            self.down_blocks.append(Block(inputs, width, heads[i], down_depths[i], c, None if is_last else "down"))
+            skips += [width] * (down[i] + (not is_last))
         self.mid_block = Block([width] * mid, width, heads[-1], mid_depths, c)
         # Up, in reverse; `inputs` are what comes from below and the skip connection.
         self.up_blocks = nn.ModuleList()
@@ -253,8 +249,8 @@ class UNet(nn.Module):
         timestep    int, or a tensor () or (all rows,)  of the training schedule, 0 to 999
         context     (all rows, keys, width)        the text's states; or a `text.Context`, as SDXL needs
         cross_edit, self_edit                      an Edit (see attention.py), or {module-name prefix: Edit}
-        t           float in (0, 1]                the time that is passed to the edits
-        rows        how many of the first rows the edits and looks see; the others are not edited. None: all
+        t           float in (0, 1]                the time that is passed to the edits; None: there are none
+        rows        how many of the first rows the edits and looks see: prompts; 0 in an unconditional call. None: all
         looks       functions (M, M_star, M_hat, t), or {module-name prefix: function}, that see the cross-attention
         returns     (all rows, 4, height, width)
         Raises ValueError for a prefix that matches no attention layer.
@@ -263,9 +259,7 @@ class UNet(nn.Module):
             self.check_prefixes(edit, "cross")
         self.check_prefixes(self_edit, "self")
         edits = Edits(cross_edit, self_edit, t, rows, looks)
-        pooled = sizes = None
-        if isinstance(context, tuple):
-            context, pooled, sizes = context
+        context, pooled, sizes = context if isinstance(context, tuple) else (context, None, None)
         time = torch.as_tensor(timestep, device=z.device).expand(z.shape[0])
         time = self.time_embedding(time_features(time, self.conv_in.out_channels).to(z.dtype))
         if self.add_embedding is not None:

@@ -108,11 +108,8 @@ class VAE(nn.Module):
         self.factor = 2 ** (len(c["block_out_channels"]) - 1)
         self.encoder = Coder(c["in_channels"], 2 * latent, "down", c)
         self.decoder = Coder(latent, c["out_channels"], "up", c)
-        self.quant_conv, self.post_quant_conv = nn.Identity(), nn.Identity()
-        if c["use_quant_conv"]:
-            self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1)
-        if c["use_post_quant_conv"]:
-            self.post_quant_conv = nn.Conv2d(latent, latent, 1)
+        self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if c["use_quant_conv"] else nn.Identity()
+        self.post_quant_conv = nn.Conv2d(latent, latent, 1) if c["use_post_quant_conv"] else nn.Identity()
 
     def moments(self, pictures):
         """Mean and log-variance of the latents, each (rows, 4, H/f, W/f), unscaled."""

@@ -95,7 +95,8 @@ def test_betas_of_their_own_need_no_name():
 
 
 @pytest.mark.parametrize("config, named", [
-    (dict(prediction_type="sample"), "prediction_type .* not 'sample'"), (dict(beta_schedule="cosine"), "beta_schedule"),
+    (dict(prediction_type="sample"), "prediction_type .* not 'sample'"),
+    (dict(beta_schedule="cosine"), "beta_schedule"),
     (dict(timestep_spacing="other"), "timestep_spacing"),
     (dict(steps_offset="1"), "steps_offset .* a whole number, not '1'"),
     (dict(trained_betas=[0.1, 0.2]), "trained_betas must be a list of 1000"),

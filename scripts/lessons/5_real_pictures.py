@@ -29,7 +29,7 @@ model = p2p.load(device="cpu")      # so small a model is at home on the CPU
 # %% [markdown]
 # ## What do we want to edit?
 #
-# Four pictures. The scenes have the numbers 1 to 4, not cherry-picked. Each has a prompt P, a prompt P_star with another
+# Four pictures: scenes 1 to 4, not cherry-picked. Each has a prompt P, a prompt P_star with another
 # colour, and the right answer.
 
 # %%

@@ -95,7 +95,8 @@ def names(folder):
 
 def test_the_notebooks_can_be_copied_and_answers_are_left_alone(tmp_path):
     """From any folder; without a name into p2p_min_lessons."""
-    subprocess.run([sys.executable, "-m", "p2p_min.lessons"], check=True, capture_output=True, cwd=tmp_path, timeout=300)
+    copy = [sys.executable, "-m", "p2p_min.lessons"]
+    subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path, timeout=300)
     folder = tmp_path / "p2p_min_lessons"
     assert names(tmp_path) == ["p2p_min_lessons"] and names(folder) == NOTEBOOKS
     for name in NOTEBOOKS:

@@ -159,7 +159,7 @@ def longest_common(a, b):
     """
     @cache
     def best(i, j, joins):
-        """(pairs, joints, the pairs) for a[:i], b[:j]. A joint follows another in both; the next would if it `joins`."""
+        """(pairs, joints, the pairs) for a[:i], b[:j]. A joint follows another in both; the next may (`joins`)."""
         if i == 0 or j == 0:
             return 0, 0, ()
         options = [best(i - 1, j, False), best(i, j - 1, False)]

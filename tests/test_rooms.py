@@ -1,5 +1,7 @@
 """Which room may know which; how large they may be; and edits are arguments, not hooks."""
 import ast
+import io
+import tokenize
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -89,3 +91,44 @@ def test_the_test_sees_imports():
     assert {"__init__", "pictures"} <= set(known("cli.run")) and "checkpoints.__init__" in known("__init__")
     assert set(imports("editing", "from . import ddim, checkpoints")) == {"p2p_min.ddim", "p2p_min"}
     assert set(imports("networks.unet", "from .. import attention, maps")) == {"p2p_min.attention", "p2p_min"}
+
+
+# ---- small is a promise --------------------------------------------------------------------------------------------
+
+SKIPPED = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+STUDIED = PAPER.keys() - {"pictures"} | {"networks"}
+
+
+def size(text):
+    """(lines, lines of code, tokens) of a file; comments and docstrings are no code and no tokens."""
+    docs = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
+            docs |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline)
+              if token.type not in SKIPPED and token.start[0] not in docs]
+    code = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
+    return len(text.splitlines()), len(code), len(tokens)
+
+
+SIZES = {module: size(path.read_text(encoding="utf-8")) for module, path in FILES.items()}
+
+
+@pytest.mark.parametrize("rooms, lines, tokens", [(STUDIED, 1850, 16_500), (MAY_KNOW.keys() | FLOOR | FACE, 4000, 34_500)],
+                         ids=["studied", "package"])
+def test_it_stays_small(rooms, lines, tokens):
+    """Whoever adds takes away elsewhere. Both count, since lines alone can be saved by packing them."""
+    sizes = [SIZES[module] for module in FILES if room(module) in rooms]
+    assert sum(size[0] for size in sizes) <= lines and sum(size[2] for size in sizes) <= tokens
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_file_can_be_skimmed(module):
+    """At most 13 tokens on a line of code, on average."""
+    _, code, tokens = SIZES[module]
+    assert tokens <= 13.05 * code
+
+
+def test_the_size_is_measured():
+    """A docstring, a comment and an empty line are lines, and nothing else."""
+    assert size('"""Doc\nstring."""\n\nx = f(1)  # one\n') == (4, 1, 6)

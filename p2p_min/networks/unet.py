@@ -24,20 +24,23 @@ from ..checks import must
 from .config import fixed, one_each, read_config
 from .layers import Downsample, Resnet, Upsample
 
-DOWN_ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
-UP_ATTENDS = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 MID = {"UNetMidBlock2DCrossAttn": (2, True), "UNetMidBlock2D": (1, False), None: (0, False)}  # its resnets; attends?
 KEYS = dict(
-    in_channels=(4, int), out_channels=(4, int), sample_size=(None, int, [int]),
-    block_out_channels=((320, 640, 1280, 1280), [int]), layers_per_block=(2, int, [int]),
-    down_block_types=(("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), [*DOWN_ATTENDS]),
-    up_block_types=(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, [*UP_ATTENDS]),
-    mid_block_type=("UNetMidBlock2DCrossAttn", *MID), attention_head_dim=(8, int, [int]),
+    in_channels=(4, int), out_channels=(4, int),
+    sample_size=(None, int, [int]),
+    block_out_channels=((320, 640, 1280, 1280), [int]),
+    layers_per_block=(2, int, [int]),
+    down_block_types=(("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ["CrossAttnDownBlock2D", "DownBlock2D"]),
+    up_block_types=(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, ["CrossAttnUpBlock2D", "UpBlock2D"]),
+    mid_block_type=("UNetMidBlock2DCrossAttn", *MID),
+    attention_head_dim=(8, int, [int]),
     transformer_layers_per_block=(1, int, [int, [int]]),
     reverse_transformer_layers_per_block=(None, int, [int, [int]]),
-    cross_attention_dim=(1280, int), norm_num_groups=(32, int), norm_eps=(1e-5, float),
-    use_linear_projection=(False, bool), upcast_attention=(False, bool), act_fn=("silu", "silu", "swish"),
-    addition_embed_type=(None, "text_time"), addition_time_embed_dim=(None, int),
+    cross_attention_dim=(1280, int),
+    norm_num_groups=(32, int), norm_eps=(1e-5, float), act_fn=("silu", "silu", "swish"),
+    use_linear_projection=(False, bool), upcast_attention=(False, bool),
+    addition_embed_type=(None, "text_time"),
+    addition_time_embed_dim=(None, int),
     projection_class_embeddings_input_dim=(None, int))
 FIXED = dict(
     flip_sin_to_cos=True, freq_shift=0, center_input_sample=False, only_cross_attention=False,
@@ -114,9 +117,7 @@ class Transformer(nn.Module):
 
     def __init__(self, channels, heads, layers, config):
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"UNet: {channels} channels do not divide into {heads} attention heads "
-                             "(attention_head_dim in its config counts heads)")
+        must(channels % heads == 0, "UNet: attention_head_dim", f"a number that divides {channels}", heads)
         linear = config["use_linear_projection"]
         projection = nn.Linear if linear else lambda inputs, outputs: nn.Conv2d(inputs, outputs, 1)
         self.norm = nn.GroupNorm(config["norm_num_groups"], channels, eps=1e-6)
@@ -178,9 +179,10 @@ class Block(nn.Module):
         return x
 
 
-def transformers(depth, resnets, attends):
+def transformers(block_type, depth, resnets):
     """The layers of each transformer in a block, from one number or from one for each resnet."""
-    return one_each(depth, resnets, "UNet: transformer_layers_per_block of a block") if attends else []
+    depths = one_each(depth, resnets, "UNet: transformer_layers_per_block of a block")
+    return depths if block_type.startswith("CrossAttn") else []
 
 
 class UNet(nn.Module):
@@ -199,10 +201,8 @@ class UNet(nn.Module):
         up, depths_up = [k + 1 for k in down[::-1]], each("reverse_transformer_layers_per_block")
         if c["reverse_transformer_layers_per_block"] is None:
             depths_up = depths[::-1]
-        down_attends = [DOWN_ATTENDS[name] for name in each("down_block_types")]
-        up_attends = [UP_ATTENDS[name] for name in each("up_block_types")]
-        down_depths = list(map(transformers, depths, down, down_attends))
-        up_depths = list(map(transformers, depths_up, up, up_attends))
+        down_depths = list(map(transformers, each("down_block_types"), depths, down))
+        up_depths = list(map(transformers, each("up_block_types"), depths_up, up))
         # The middle has the depth of the last block; null means here that there is none.
         mid, mid_attends = MID[config.get("mid_block_type", "UNetMidBlock2DCrossAttn")]
         last, *_ = depths[-1] if isinstance(depths[-1], (list, tuple)) else [depths[-1]]
@@ -213,8 +213,6 @@ class UNet(nn.Module):
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
         self.add_embedding = None                          # SDXL's pooled text and sizes
         if c["addition_embed_type"]:
-            for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
-                must(c[key] is not None, f"UNet: {key} in its config", "a whole number, as in SDXL", c[key])
             self.add_embedding = TimeEmbedding(c["projection_class_embeddings_input_dim"], 4 * channels[0])
 
         # Down; `skips` are the channels of the outputs that the way up will take.

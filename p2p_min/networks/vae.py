@@ -51,11 +51,8 @@ class Block(nn.Module):
         super().__init__()
         self.resnets = nn.ModuleList(
             Resnet(inputs if i == 0 else outputs, outputs, groups, EPS) for i in range(layers))
-        self.downsamplers, self.upsamplers = nn.ModuleList(), nn.ModuleList()
-        if resample == "down":
-            self.downsamplers.append(Downsample(outputs, False))
-        if resample == "up":
-            self.upsamplers.append(Upsample(outputs))
+        self.downsamplers = nn.ModuleList([Downsample(outputs, False)] if resample == "down" else [])
+        self.upsamplers = nn.ModuleList([Upsample(outputs)] if resample == "up" else [])
 
     def forward(self, x):
         for module in (*self.resnets, *self.downsamplers, *self.upsamplers):
@@ -71,13 +68,13 @@ class Coder(nn.Module):
     def __init__(self, inputs, outputs, way, config):
         super().__init__()
         widths, layers, groups = config["block_out_channels"], config["layers_per_block"], config["norm_num_groups"]
-        widths, layers = (widths, layers) if way == "down" else (widths[::-1], layers + 1)
-        self.conv_in = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[-1], groups, config["mid_block_add_attention"])
         if way == "down":
             self.down_blocks = stack(widths, layers, groups, way)
-        self.mid_block = MidBlock(config["block_out_channels"][-1], groups, config["mid_block_add_attention"])
-        if way == "up":
-            self.up_blocks = stack(widths, layers, groups, way)
+        else:
+            widths = widths[::-1]
+            self.up_blocks = stack(widths, layers + 1, groups, way)
+        self.conv_in = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
         self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
         self.way = way

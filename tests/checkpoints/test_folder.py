@@ -121,7 +121,7 @@ def test_config_with_a_setting_that_is_not_implemented(copy, part, key, value):
     ("unet", dict(down_block_types=["CrossAttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"]), "AttnDownBlock2D"),
     ("unet", dict(up_block_types=["UpBlock2D"]), "up_block_types must be one value or a list of 3"),
     ("unet", dict(attention_head_dim=[2, 2]), "attention_head_dim must be one value or a list of 3"),
-    ("unet", dict(attention_head_dim=5), "5 attention heads"), ("unet", dict(norm_num_groups=7), "unet"),
+    ("unet", dict(attention_head_dim=5), "a number that divides 32, not 5"), ("unet", dict(norm_num_groups=7), "unet"),
     ("unet", dict(block_out_channels="wide"), "unet"), ("unet", dict(block_out_channels=[]), "unet"),
     ("unet", dict(cross_attention_dim=48), "unet"), ("unet", dict(attention_head_dim=0), "unet"),
     ("unet", dict(layers_per_block="two"), "unet"),

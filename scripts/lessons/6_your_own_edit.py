@@ -426,6 +426,7 @@ class Without:
         return getattr(self.unet, name)
 
     def __call__(self, z, timestep, context, cross=None, own=None, t=None, rows=None, looks=()):
+        assert rows < len(z), "the rows of eps_u are in another call, or there are none"
         eps = self.unet(z, timestep, context, cross, own, t, rows, looks)  # source, targets, eps_u
         extra = self.unet(z[1:rows], timestep, self.concept.expand(rows - 1))
         eps[1:rows] -= self.w * (extra - eps[1 - rows:])                # the targets' own eps_u
@@ -447,7 +448,7 @@ show("6_rows", cells, captions, columns=6, side=160)
 # The trap is eps_u. The wrapper takes it from the call's last rows. If it encoded the empty prompt by itself, all would
 # be well until the picture came from null-text inversion, whose unconditional embedding is another in each step: two
 # kinds of eps_u would be mixed, and pull the target away from the source. (It needs guidance, and at most four prompts:
-# above that, the rows of eps_u come in a call of their own.)
+# above that, the rows of eps_u come in a call of their own, with `rows` 0.)
 #
 # ## Where does a method go?
 #
@@ -459,14 +460,14 @@ show("6_rows", cells, captions, columns=6, side=160)
 # | acts in some layers, or at some times | `{name: edit}`, `model.unet.attention_names("self")`; `t <= 0.3` |
 # | is for small maps only | `active(height, width, t)`: a plain self-attention Edit of 64 × 64 maps costs 2 GiB |
 # | moves z after a step | `blend`: any function of (z, z_star, t) that returns a z_star |
-# | is another sampler | `watch`, which is shown z_0, and `blend`, which returns its own z_{t−1} |
+# | is another sampler | `sampler=` a function with the arguments of `ddim.step`, over all rows |
 # | follows a gradient | `model.unet` under `torch.enable_grad()`, edits included; `prompt_to_prompt` makes none |
 # | changes guidance; the embeddings | `guidance=` a function; `context=` |
-# | needs features of a layer, or Q, K, V on disk | PyTorch's forward hooks on the modules of `model.unet` |
+# | needs or changes features of a layer | PyTorch's forward hooks on `model.unet`: see `p2p_min/README.md` |
 #
-# Under `torch.autocast` maps are computed in half precision; with `load(dtype=...)` they are float32. Four
-# published methods, at most 30 lines each, are in `scripts/methods.py`: MasaCtrl, FPE, paint-with-words,
-# Attend-and-Excite.
+# Under `torch.autocast` maps are computed in half precision; with `load(dtype=...)` they are float32. Published
+# methods, at most 30 lines each, are in `scripts/methods.py`: MasaCtrl, FPE, paint-with-words, Attend-and-Excite, and
+# more.
 #
 # ## An Edit of your own
 #

@@ -3,12 +3,15 @@ import importlib
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import p2p_min as p2p
+from conftest import differ, sample
 from p2p_min.cli.options import build_parser
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +46,27 @@ def test_the_python_of_a_readme_runs(name, tmp_path, monkeypatch):
     namespace = {}
     for block in BLOCKS[name]:
         exec(compile(block, name, "exec"), namespace)
+
+
+def test_features_are_injected_into_the_targets_alone(model):
+    """The recipe, PlugAndPlay: in either call of a step, and in no other rows; with the hook gone, nothing is left."""
+    recipe = next(block for block in BLOCKS[INSIDE] if "class PlugAndPlay" in block)
+    namespace, seen = {}, []
+    exec(recipe.partition("\nunet = ")[0], namespace)
+    layer = "up_blocks.1.resnets.1"
+    plain = sample(model, edit_unconditional=True).latents
+    unet = namespace["PlugAndPlay"](model.unet, layer, until=500)
+    after = model.unet.get_submodule(layer).register_forward_hook(lambda *its: seen.append(its[-1]))
+    try:
+        injected = sample(replace(model, unet=unet), edit_unconditional=True).latents
+        sample(replace(model, unet=unet), steps=2)
+    finally:
+        after.remove()
+        unet.hook.remove()
+    assert torch.equal(injected[0], plain[0]) and differ(injected[1], plain[1])
+    assert [torch.equal(rows[0], rows[1]) for rows in seen[:8]] == [True] * 4 + [False] * 4     # until timestep 500
+    assert [torch.equal(seen[8][0], row) for row in seen[8]] == [True, True, False, False]
+    assert torch.equal(sample(model, edit_unconditional=True).latents, plain)
 
 
 def test_the_front_page_shows_a_method_as_it_stands():

@@ -153,10 +153,7 @@ def align_refine(tokenizer, source, target):
 
 
 def longest_common(a, b):
-    """The longest common subsequence of two lists as index pairs; if there are several, one in the fewest runs.
-
-    (The official code's Needleman-Wunsch alignment finds one of the same length, but any of them.)
-    """
+    """The longest common subsequence of two lists as index pairs; of several, one in the fewest runs."""
     @cache
     def best(i, j, joins):
         """(pairs, joints, the pairs) for a[:i], b[:j]. A joint follows another in both; the next may (`joins`)."""

@@ -101,10 +101,8 @@ def step(schedule, z_t, output, times, i):
 
 
 def inverse_step(schedule, z_below, output, times, i):
-    """z_t from z_{t-1}: `step` in reverse. The output is for the lower latent, at the *upper* timestep, times[i].
-
-    The network's output belongs to the timestep that it was given, so v is converted to eps with the upper alpha.
-    (diffusers uses the lower one there, and its round trip is less exact.)
+    """z_t from z_{t-1}: `step` in reverse. The output is for the lower latent, at the *upper* timestep, times[i]; so v
+    is converted to eps with the upper alpha. (diffusers takes the lower one, and its round trip is less exact.)
     """
     alpha, alpha_below = alphas(schedule, times, i)
     return change_level(z_below, to_eps(schedule, output, z_below, alpha), alpha_below, alpha)

@@ -77,8 +77,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     recorder    a `Recorder`, which keeps the maps and each step's prediction, and changes nothing
     watch       watch(z_0, t) is called with each step's prediction, before the blend; z_0 is like `Result.latents`
     progress    whether to show a progress bar on standard error; or a function (steps, desc) -> steps, like tqdm
-    returns     `Result`
-    Raises ValueError for anything that cannot be done, saying why.
+    Returns a `Result`; raises ValueError for anything that cannot be done, saying why.
     """
     check_prompts(prompts)
     check_functions(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, sampler=sampler,

@@ -22,9 +22,8 @@ def inside(start, end, t):
 
 def token_windows(tokenizer, targets, steps):
     """start, end: each (targets, tokens), from one window for all tokens or {"default_": window, word: window}."""
-    per_word = dict(steps) if isinstance(steps, dict) else {}
-    default = per_word.pop("default_", 1.0) if isinstance(steps, dict) else steps
-    default = torch.tensor(window(default), dtype=torch.float32)
+    per_word = dict(steps) if isinstance(steps, dict) else {"default_": steps}
+    default = torch.tensor(window(per_word.pop("default_", 1.0)), dtype=torch.float32)
     windows = default.repeat(len(targets), tokenizer.model_max_length, 1)
     for word, of_word in per_word.items():
         positions = [tokens_of(tokenizer, target, word, required=len(targets) == 1) for target in targets]
@@ -60,7 +59,8 @@ class CrossEdit:
 
     def __call__(self, M, M_star, t):
         check(self.own, M_star)
-        A, own, w = (x.to(M_star) for x in (self.A, self.own, inside(self.start, self.end, t)))
+        is_inside = inside(self.start, self.end, t)
+        A, own, w = (x.to(M_star) for x in (self.A, self.own, is_inside))
         keep = (w * own + 1 - w)[:, None, None, None]      # w multiplies the small tensors: maps are large
         return torch.einsum("hyxs,nst->nhyxt", M, A * w[:, None]) + M_star * keep
 
@@ -106,7 +106,8 @@ class SelfReplace:
 
 def check(per_token, M_star):
     """Raises ValueError if an edit was built for other prompts than those of the maps."""
-    (targets, tokens), (n, keys) = per_token.shape, M_star.shape[::4]
+    targets, tokens = per_token.shape
+    n, keys = M_star.shape[::4]
     must((targets, tokens) == (n, keys), "the maps for this edit",
          f"of {targets} targets and {tokens} tokens, as it was built for", f"{n} targets and {keys} keys")
 

@@ -123,8 +123,8 @@ def invert(model, image, prompt, method="direct", steps=50, guidance=7.5, *, siz
     method    "ddim", "null-text", "negative-prompt" or "direct"
     steps     number of DDIM steps, here and in the edits
     guidance  guidance scale of the edits; only null-text uses it
-    size      the size in pixels to which the picture is first resized: its shorter side, or (height, width), cropped
-              evenly to fit; None: the model's own size for the shorter side
+    size      pixels of the shorter side, or (height, width), to which the picture is resized and cropped; None: the
+              model's own size for the shorter side
     progress  whether to show a progress bar on standard error; or a function (steps, desc) -> steps, like tqdm
     Raises ValueError or OSError for anything that cannot be done or read, saying why.
     """
@@ -191,10 +191,8 @@ def check_same_model(inversion, ours):
 
 
 def null_text(model, latents, context, empty, times, guidance, progress=False):
-    """The unconditional embeddings that keep guided sampling on `latents`: (steps, 1, tokens, width).
-
-    Each starts from the one before and is optimised until the guided step lands on the trajectory, as published
-    (Algorithm 1): Adam, a rate that falls by half over the run, at most 10 iterations a step, early stopping.
+    """The unconditional embeddings that keep guided sampling on `latents`, (steps, 1, tokens, width), as published
+    (Algorithm 1): each is optimised from the one before; Adam, a rate that falls by half, early stopping.
     """
     if torch.is_inference_mode_enabled() or next(model.unet.parameters()).is_inference():
         raise ValueError("null-text needs gradients: load the model, and invert, outside of torch.inference_mode()")

@@ -29,11 +29,6 @@ def read_config(config, what, keys, ignored=(), hints=None):
     return {key: default if config.get(key) is None else config[key] for key, (default, *_) in keys.items()}
 
 
-def fixed(values):
-    """The part of a table for settings that are always so: {key: value}."""
-    return {key: (value, value) for key, value in values.items()}
-
-
 def fits(value, allowed):
     """Whether a value of a config is what a table allows."""
     for each in allowed:

@@ -99,10 +99,7 @@ def encode(model, prompts, height=None, width=None, is_negative=False):
 
 
 def tokens(tokenizer, prompts, padding):
-    """(prompts, tokens), padded to the length that the encoder reads, as in Stable Diffusion.
-
-    padding  the padding token: all encoders share one tokenizer, but each was trained with its own padding
-    """
+    """(prompts, tokens), padded to the length that the encoder reads, each encoder with the padding it knows."""
     rows = []
     for prompt in prompts:
         spans(tokenizer, prompt)                           # raises if something would be cut off

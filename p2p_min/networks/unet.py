@@ -21,7 +21,7 @@ from torch import nn
 
 from ..attention import Attention, Edits
 from ..checks import must
-from .config import fixed, one_each, read_config
+from .config import one_each, read_config
 from .layers import Downsample, Resnet, Upsample
 
 MID = {"UNetMidBlock2DCrossAttn": (2, True), "UNetMidBlock2D": (1, False), None: (0, False)}  # its resnets; attends?
@@ -87,8 +87,7 @@ class GEGLU(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        gated, out = GEGLU(channels, 4 * channels), nn.Linear(4 * channels, channels)
-        self.net = nn.ModuleList([gated, nn.Identity(), out])          # the middle one is a dropout
+        self.net = nn.ModuleList([GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)])
 
     def forward(self, x):
         return self.net[2](self.net[0](x))
@@ -130,15 +129,11 @@ class Transformer(nn.Module):
     def forward(self, x, context, edits):
         size = x.shape[-2:]
         tokens = self.norm(x).flatten(2).transpose(1, 2)                # (rows, pixels, channels)
-        tokens = project(self.proj_in, tokens)
+        tokens = F.linear(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias)       # a 1×1 convolution in SD 1.x
         for block in self.transformer_blocks:
             tokens = block(tokens, size, context, edits)
-        return x + project(self.proj_out, tokens).transpose(1, 2).unflatten(2, size)
-
-
-def project(layer, tokens):
-    """A matrix over tokens; SD 1.x stores it as a 1×1 convolution."""
-    return F.linear(tokens, layer.weight.flatten(1), layer.bias)
+        out = F.linear(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
+        return x + out.transpose(1, 2).unflatten(2, size)
 
 
 class Block(nn.Module):
@@ -191,14 +186,18 @@ class UNet(nn.Module):
     def __init__(self, config):
         """config: the dict of a diffusers `unet/config.json`. Raises ValueError for anything not implemented."""
         super().__init__()
-        self.config = c = read_config(config, "UNet", KEYS | fixed(FIXED), IGNORED, HINTS)
+        always = {key: (value, value) for key, value in FIXED.items()}
+        self.config = c = read_config(config, "UNet", KEYS | always, IGNORED, HINTS)
 
         # What each of the n blocks on the way down has, and each on the way up, as lists.
-        channels, n = c["block_out_channels"], len(c["block_out_channels"])
+        channels = c["block_out_channels"]
+        n = len(channels)
         each = lambda key: one_each(c[key], n, f"UNet: {key}")
         heads = each("attention_head_dim")                 # despite its name, this counts heads
-        down, depths = each("layers_per_block"), each("transformer_layers_per_block")
-        up, depths_up = [k + 1 for k in down[::-1]], each("reverse_transformer_layers_per_block")
+        down = each("layers_per_block")
+        up = [k + 1 for k in down[::-1]]
+        depths = each("transformer_layers_per_block")
+        depths_up = each("reverse_transformer_layers_per_block")
         if c["reverse_transformer_layers_per_block"] is None:
             depths_up = depths[::-1]
         down_depths = list(map(transformers, each("down_block_types"), depths, down))
@@ -207,7 +206,6 @@ class UNet(nn.Module):
         mid, mid_attends = MID[config.get("mid_block_type", "UNetMidBlock2DCrossAttn")]
         last, *_ = depths[-1] if isinstance(depths[-1], (list, tuple)) else [depths[-1]]
         mid_depths = [last] * mid_attends
-        one_each(c["sample_size"], 2, "UNet: sample_size")
 
         self.conv_in = nn.Conv2d(c["in_channels"], channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0])
@@ -257,7 +255,9 @@ class UNet(nn.Module):
             self.check_prefixes(edit, "cross")
         self.check_prefixes(self_edit, "self")
         edits = Edits(cross_edit, self_edit, t, rows, looks)
-        context, pooled, sizes = context if isinstance(context, tuple) else (context, None, None)
+        pooled = sizes = None
+        if isinstance(context, tuple):
+            context, pooled, sizes = context
         time = torch.as_tensor(timestep, device=z.device).expand(z.shape[0])
         time = self.time_embedding(time_features(time, self.conv_in.out_channels).to(z.dtype))
         if self.add_embedding is not None:
@@ -283,8 +283,7 @@ class UNet(nn.Module):
         for prefix in edit if isinstance(edit, dict) else ():
             names = self.attention_names(kind)
             if prefix and not any(f"{name}.".startswith(f"{prefix}.") for name in names):
-                layer = names[0].rpartition(".")[2]
-                raise ValueError(f"no {layer} layer has the prefix {prefix!r}; names look like {names[0]!r}")
+                raise ValueError(f"no {kind}-attention has the prefix {prefix!r}; names look like {names[0]!r}")
 
     def attention_names(self, kind):
         """The names of its attention layers, "cross" or "self", in the order in which they are called."""

@@ -67,7 +67,8 @@ class Coder(nn.Module):
 
     def __init__(self, inputs, outputs, way, config):
         super().__init__()
-        widths, layers, groups = config["block_out_channels"], config["layers_per_block"], config["norm_num_groups"]
+        widths, layers = config["block_out_channels"], config["layers_per_block"]
+        groups = config["norm_num_groups"]
         self.mid_block = MidBlock(widths[-1], groups, config["mid_block_add_attention"])
         if way == "down":
             self.down_blocks = stack(widths, layers, groups, way)
@@ -90,8 +91,9 @@ class Coder(nn.Module):
 def stack(widths, layers, groups, resample):
     """One block for each width; all but the last change the size."""
     inputs = [widths[0], *widths[:-1]]
-    return nn.ModuleList(Block(a, b, layers, groups, resample if i < len(widths) - 1 else None)
-                         for i, (a, b) in enumerate(zip(inputs, widths)))
+    return nn.ModuleList(
+        Block(a, b, layers, groups, resample if i < len(widths) - 1 else None)
+        for i, (a, b) in enumerate(zip(inputs, widths)))
 
 
 class VAE(nn.Module):

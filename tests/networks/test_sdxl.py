@@ -452,7 +452,7 @@ def test_slimmed_unets_are_what_their_config_says(copy, slim):
     result = sample(model, PROMPTS[:2], lambda M, M_star, t: seen.append(t) or M_star, steps=2)
     assert len(seen) == 2 * len(names) and differ(result.latents[0], result.latents[1])
     if not in_the_middle:
-        with pytest.raises(ValueError, match="no attn2 layer has the prefix 'mid_block'"):
+        with pytest.raises(ValueError, match="no cross-attention has the prefix 'mid_block'"):
             sample(model, PROMPTS[:2], {"mid_block": inject})
 
 

@@ -324,7 +324,7 @@ def test_a_recorder_may_watch_some_layers(model, tokenizer, edit):
     part = p2p.Recorder(tokenizer, PROMPTS, layers="up_blocks.1")
     sample(model, edit, recorder=part)
     assert len(part.sizes) == 1
-    with pytest.raises(ValueError, match="no attn2 layer has the prefix 'up_blocks.7'"):
+    with pytest.raises(ValueError, match="no cross-attention has the prefix 'up_blocks.7'"):
         sample(model, edit, recorder=p2p.Recorder(tokenizer, PROMPTS, layers="up_blocks.7"))
 
 

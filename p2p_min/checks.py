@@ -92,26 +92,18 @@ def check_inversion(inversion, source, steps, guidance, negative, latents):
 
 def latent_size(model, prompts, seed, height, width, latents):
     """[height/f, width/f] of a run. Raises ValueError if its seed, size or latents are invalid."""
-    channels, f = model.unet.config["in_channels"], model.vae.factor
+    channels, f, sides = model.unet.config["in_channels"], model.vae.factor, dict(height=height, width=width)
     if latents is None:
         must(is_whole(seed) and 0 <= seed < 2 ** 63, "seed", "a whole number from 0 to 2^63 - 1", seed)
-        return [side(model, name, value) // f for name, value in (("height", height), ("width", width))]
+        must(model.size or None not in sides.values(), "the size", "given: this model has none of its own", sides)
+        sides = {name: own if side is None else side for (name, side), own in zip(sides.items(), model.size or (0, 0))}
+        for name, side in sides.items():
+            must(is_whole(side) and f <= side <= LARGEST_SIDE and side % f == 0,
+                 name, f"a multiple of {f} pixels, from {f} to {LARGEST_SIDE}", side)
+        return [side // f for side in sides.values()]
     must(hasattr(latents, "isfinite") and latents.ndim == 4 and latents.numel()
          and latents.shape[0] in (1, prompts) and latents.shape[1] == channels and latents.float().isfinite().all(),
          "latents", f"a tensor of finite numbers, (1 or {prompts}, {channels}, height/{f}, width/{f})", latents)
-    size = list(latents.shape[-2:])
-    for name, value, cells in (("height", height, size[0]), ("width", width, size[1])):
-        must(value in (None, cells * f), name, f"{cells * f}, as the given latents make it", value)
-    return size
-
-
-def side(model, name, value):
-    """The height or the width of the pictures: as given, or the model's own."""
-    f = model.vae.factor
-    if value is None:
-        if model.size is None:
-            raise ValueError(f"this model has no size of its own; give {name} in pixels, a multiple of {f}")
-        value = model.size[("height", "width").index(name)]
-    must(is_whole(value) and f <= value <= LARGEST_SIDE and value % f == 0,
-         name, f"a multiple of {f} pixels, from {f} to {LARGEST_SIDE}", value)
-    return value
+    for (name, side), cells in zip(sides.items(), latents.shape[-2:]):
+        must(side in (None, cells * f), name, f"{cells * f}, as the given latents make it", side)
+    return list(latents.shape[-2:])

@@ -397,7 +397,7 @@ def test_a_killed_run_goes_on_where_it_was(drawn, tmp_path, monkeypatch):
     assert not [file for file in work.iterdir() if file.suffix == ".part"]
 
 
-@pytest.mark.long                              # the next one starts two processes as well
+@pytest.mark.long                              # this one and the next start two processes each
 def test_processes_share_the_work(drawn, tmp_path):
     """torchrun with one folder: the same numbers, each result made once."""
     arguments, path = drawn
@@ -410,6 +410,7 @@ def test_processes_share_the_work(drawn, tmp_path):
     assert same(without_time(tmp_path / "shared.json"), without_time(path / "whole.json"))
 
 
+@pytest.mark.long
 def test_machines_need_no_folder_in_common(drawn, tmp_path):
     """Each with its own, and some results already there, one of them twice: all are used, and counted once."""
     arguments, path = drawn

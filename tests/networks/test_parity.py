@@ -70,6 +70,11 @@ NETWORKS = ["sd1", "sd2", "orders", "uneven", "sdxl"]
 SIZES = [(16, 16), (8, 24), (17, 11)]
 
 
+def long(*values):
+    """Values of a parametrized test that are left out by default."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 def randomize(module, seed):
     """Every parameter random and of a noticeable size, so that none that starts at 0 or 1 hides its branch."""
     generator = torch.Generator().manual_seed(seed)
@@ -344,7 +349,7 @@ class Inject:
 
 
 @pytest.mark.parametrize("shape, cross_steps, self_steps", [
-    ("sd1", 8, 0), ("sd1", 8, 4), ("sd2-v", 3, 10), ("sdxl", 8, 4)])
+    long("sd1", 8, 0), ("sd1", 8, 4), long("sd2-v", 3, 10), ("sdxl", 8, 4)])
 def test_edit(models, shape, cross_steps, self_steps):
     """Word replacement written a second time, inside diffusers: same pictures. Self-attention up to 8 × 8 pixels."""
     pipe, model = models(shape)
@@ -487,7 +492,7 @@ def assert_null_text(embeddings, theirs):
     assert error(embeddings[-1], embeddings[0]) > 1e-2                                 # which is far more than that
 
 
-@pytest.mark.parametrize("shape, guidance", [("sd1", 7.5), ("sd2-v", 3), ("sdxl", 7.5)])
+@pytest.mark.parametrize("shape, guidance", [("sd1", 7.5), long("sd2-v", 3), long("sdxl", 7.5)])
 def test_null_text(models, shape, guidance):
     """The embeddings of a picture, in four steps: Adam, its falling rate, what each step begins from."""
     pipe, model = models(shape)
@@ -497,6 +502,7 @@ def test_null_text(models, shape, guidance):
     assert moves == [10] * 4
 
 
+@pytest.mark.long
 def test_null_text_stops_as_published(models):
     """Near to the trajectory of a sampling, steps stop early, after as many moves as in the notebook."""
     pipe, model = models("sd2-v")
@@ -511,7 +517,7 @@ def test_null_text_stops_as_published(models):
 
 @pytest.mark.parametrize("method", inversion.METHODS)
 @pytest.mark.parametrize("shape, negative", [
-    ("sd1", "blurry, bad"), ("sd2-v", ""), ("sdxl", "blurry, bad"), ("sdxl", "")])
+    ("sd1", "blurry, bad"), long("sd2-v", ""), long("sdxl", "blurry, bad"), long("sdxl", "")])
 def test_edit_of_a_picture(models, shape, negative, method):
     """Inversion, then source and target with word replacement at guidance 3, both inside diffusers.
 

@@ -3,17 +3,14 @@ import torch
 
 from ..align import tokens_of, words
 from ..checks import check_prompts, must
+from ..edits import auto
 from ..networks.text import spans
 
 SMALL = 32 * 32                                # pixels: larger maps are kept on average only
 
 
 class Recorder:
-    """Holds the cross-attention maps of the last run of these prompts.
-
-        recorder = Recorder(model.tokenizer, prompts)
-        result = prompt_to_prompt(model, prompts, edit, recorder=recorder)
-        recorder.maps("bicycle")
+    """Holds the cross-attention maps of the last run of these prompts that it was given to, as `recorder=`.
 
     prompts   those of the run, source first; one alone is fine
     per_step  whether to keep each step's maps too (of at most 32 × 32 pixels, averaged over heads), and its predictions
@@ -25,11 +22,9 @@ class Recorder:
     times        the t of every step kept, falling
     predictions  {t: z_0, (prompts, 4, height/f, width/f)}: the clean latents that each step foresees
     """
-
     def __init__(self, tokenizer, prompts, per_step=False, layers=""):
         check_prompts(prompts)
-        self.tokenizer, self.prompts = tokenizer, list(prompts)
-        self.per_step, self.layers = per_step, layers
+        self.tokenizer, self.prompts, self.per_step, self.layers = tokenizer, list(prompts), per_step, layers
         self.keys = max(len(spans(tokenizer, prompt)) for prompt in prompts)             # beyond them is padding
         self.begin()
 
@@ -46,20 +41,15 @@ class Recorder:
 
     def look(self, M, M_star, M_hat, t):
         """Adds the maps of one layer at one step."""
-        runs, built = len(M_star) + 1, len(self.prompts)
-        if runs != built:
-            raise ValueError(f"this recorder was built for {built} prompts; the run has {runs}")
-        size = tuple(M.shape[1:3])
         # (1 + 2 targets, heads, height, width, keys)
         maps = torch.cat([each[..., :self.keys].float() for each in (M[None], M_star, M_hat)])
-        self.steps.add(t)
-        self.add((size, None), maps)
+        size, kept = tuple(M.shape[1:3]), {None: maps}
         if self.per_step and size[0] * size[1] <= SMALL:
-            self.add((size, t), maps.mean(1, keepdim=True).cpu())
-
-    def add(self, key, maps):
-        total, calls = self.seen.get(key, (0, 0))
-        self.seen[key] = total + maps, calls + 1
+            kept[t] = maps.mean(1, keepdim=True).cpu()
+        self.steps.add(t)
+        for time, each in kept.items():
+            total, calls = self.seen.get((size, time), (0, 0))
+            self.seen[size, time] = total + each, calls + 1
 
     @property
     def sizes(self):
@@ -78,6 +68,13 @@ class Recorder:
         """The different words of a prompt, in order."""
         return list(dict.fromkeys(piece.text for piece in words(self.tokenizer, self.prompts[prompt])))
 
+    def partner(self, word, prompt):
+        """The word of the source that answers to one of a prompt, by its number, or None: as `auto` aligns them."""
+        tokenizer, pair = self.tokenizer, [self.prompts[0], self.prompts[prompt]]
+        A = auto(tokenizer, pair).A[0][:, tokens_of(tokenizer, pair[1], word)]
+        shares = [A[tokens_of(tokenizer, pair[0], each)].sum().item() for each in self.words()]
+        return shares.index(max(shares)) if any(shares) else None
+
     def maps(self, word, prompt=0, *, edited=True, size=None, per_step=False, per_head=False):
         """How much each pixel attends to a word: an array (height, width), the average over layers, heads and steps.
 
@@ -94,12 +91,11 @@ class Recorder:
             raise ValueError("nothing is recorded yet: give recorder= to a run")
         targets = len(self.prompts) - 1
         must(prompt in range(targets + 1), "prompt", f"a number from 0, the source, to {targets}", prompt)
-        if per_step and per_head:
-            raise ValueError("steps are kept on average over heads; give one of per_step and per_head")
-        if per_step and not self.per_step:
-            raise ValueError("no single steps were kept: build the recorder with per_step=True")
+        if per_step and (per_head or not self.per_step):
+            raise ValueError("steps are kept on average over heads; give one of per_step and per_head" if per_head else
+                             "no single steps were kept: build the recorder with per_step=True")
         tokens = tokens_of(self.tokenizer, self.prompts[prompt], word)
-        row = prompt + targets if prompt and edited else prompt
+        row = prompt + targets * bool(edited and prompt)
         # The sizes that were kept, and the maps of one of them.
         times = self.times if per_step else [None]
         sizes = [each for each in self.sizes if (each, *times[:1]) in self.seen]

@@ -1,7 +1,8 @@
 """Maps as pictures."""
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from ..checks import must
 from ..pictures import MARGIN, sheet, wrap
 
 # Colours from -1 to 1, in steps of equal lightness: blues, black at 0, and matplotlib's "inferno".
@@ -19,51 +20,47 @@ def colours(values):
 
 
 def overlay(image, values, top):
-    """A picture in grey under a map in colours: 0 is dark, `top` the brightest.
-
-    values  (height, width) numbers of any size, spread over the whole picture
-    """
+    """A picture in grey under a map (height, width) in colours, spread over it: 0 is dark, `top` the brightest."""
     heat = Image.fromarray(np.asarray(values, np.float32) / max(top, 1e-12))
     heat = heat.resize(image.size, Image.Resampling.BILINEAR)
-    heat = Image.fromarray(colours(np.asarray(heat)))
     grey = image.convert("L").convert("RGB")
-    return Image.blend(grey, heat, HEAT)
+    return Image.blend(grey, Image.fromarray(colours(np.asarray(heat))), HEAT)
 
 
 def word_sheet(recorder, images, side=160):
     """The maps of all words of a run as one picture, all on one scale, which it names.
 
     recorder  a `Recorder` that has watched the run
-    images    its pictures, source first (`Result.images`)
+    images    its pictures, source first, one for each prompt (`Result.images`)
     A row for the source's maps M, and two for each target: M_star, its own, and M_hat, what it used after the edit.
     """
+    n = len(recorder.prompts)
+    must(len(images) == n, "images", f"one for each of the recorder's {n} prompts, source first", images)
     rows = []                                              # (picture, caption, {word: map})
     for i, (image, prompt) in enumerate(zip(images, recorder.prompts)):
         kinds = {"M_star, before the edit,": False, "M_hat, after it,": True} if i else {"M": True}
         for kind, edited in kinds.items():
             maps = {word: recorder.maps(word, i, edited=edited) for word in recorder.words(i)}
             rows.append((image, f"{kind} of “{prompt}”", maps))
-    # One scale for all.
+    # One scale for all, and a cell for each; shorter rows are filled up.
     values = np.array([each for _, _, maps in rows for each in maps.values()])
     top = abs(values).max(initial=0)
-    # A cell for each map; shorter rows are filled up.
     columns = 1 + max(len(maps) for _, _, maps in rows)
     cells = []
     for image, caption, maps in rows:
         cells.append((image, caption))
         cells += [(overlay(image, each, top), word) for word, each in maps.items()]
-        blank = Image.new("RGB", image.size, "white")
-        cells += [(blank, "")] * (-len(cells) % columns)
+        cells += [(Image.new("RGB", image.size, "white"), "")] * (-len(cells) % columns)
     body = sheet(*zip(*cells), columns, side)
+    # Above them, what the colours mean.
     height, width = recorder.size
     text = (f"0 to {top:.2g} of a pixel's attention: one scale for all maps. They are {height} by {width}, averaged "
             "over steps, layers and heads.")
     if (values < 0).any():
         text += " What re-weighting put below 0 is blue."
     head = legend(text, body.width)
-    page = Image.new("RGB", (body.width, head.height + body.height), "white")
-    page.paste(head, (0, 0))
-    page.paste(body, (0, head.height))
+    page = ImageOps.expand(body, (0, head.height, 0, 0), "white")
+    page.paste(head)
     return page
 
 
@@ -72,8 +69,8 @@ def legend(text, width):
     font = ImageFont.load_default(size=14)
     lines = wrap(text, font, width - 2 * MARGIN)
     strip = Image.new("RGB", (width, MARGIN + 20 + 20 * len(lines)), "white")
-    bar = np.tile(np.linspace(0, 1, 160), (16, 1))
-    strip.paste(Image.fromarray(colours(bar)), (MARGIN, MARGIN))
+    bar = colours(np.tile(np.linspace(0, 1, 160), (16, 1)))
+    strip.paste(Image.fromarray(bar), (MARGIN, MARGIN))
     draw = ImageDraw.Draw(strip)
     for n, line in enumerate(lines):
         draw.text((MARGIN, MARGIN + 18 + 20 * n), line, "black", font)

@@ -25,7 +25,7 @@ from p2p_min.__main__ import main
 from p2p_min.checks import METHODS
 from p2p_min.maps import live
 from p2p_min.maps import server as serving_room
-from p2p_min.maps.live import CACHE_SIZE, SETTINGS, Session, Superseded, check_settings
+from p2p_min.maps.live import CACHE_SIZE, SETTINGS, Session, Superseded
 from p2p_min.maps.page import Page as Text
 from p2p_min.maps.server import LARGEST, Server
 from p2p_min.pictures import png
@@ -44,7 +44,7 @@ def serving(session, first=()):
     try:
         yield server
     finally:
-        session.close()
+        session.is_closed = True
         server.shutdown()
         server.server_close()
         thread.join()
@@ -65,13 +65,13 @@ def session(server):
 @pytest.fixture(scope="module")
 def gate():
     """A server with nothing behind it: whoever gets through has no answer."""
-    with serving(SimpleNamespace(layers=["mid_block.attentions.0"], close=lambda: None)) as gate:
+    with serving(SimpleNamespace(layers=["mid_block.attentions.0"])) as gate:
         yield gate
 
 
 def request(server, method="POST", path="run", body=b"{}", token=None, **headers):
     """(status, headers, body) of one request; headers by name, None: without it."""
-    connection = http.client.HTTPConnection(*server.server_address, timeout=30)
+    connection = http.client.HTTPConnection(*server.socket.getsockname(), timeout=30)
     usual = {"Host": server.hosts[0], "Content-Length": str(len(body))}
     usual |= {name.replace("_", "-"): value for name, value in headers.items()}
     try:
@@ -166,6 +166,21 @@ def test_the_page_may_ask_only_its_server_and_tells_nobody_its_address(gate):
         assert other.token != gate.token and len(gate.token) >= 43
 
 
+def test_at_port_80_the_address_works_as_browsers_ask_for_it(gate, monkeypatch):
+    """They leave out the port in Host and Origin; at any other port they do not."""
+    bind = Server.server_bind
+
+    def bind_elsewhere(server):                            # only root may take port 80
+        bind(server)
+        server.server_address = "127.0.0.1", 80
+    monkeypatch.setattr(Server, "server_bind", bind_elsewhere)
+    with serving(gate.session) as server:
+        assert server.address == f"http://127.0.0.1:80/{server.token}/"
+        for host in ("127.0.0.1", "localhost", "127.0.0.1:80"):
+            assert request(server, "GET", "", Host=host, Origin=f"http://{host}")[0] == 200
+    assert request(gate, "GET", "", Host="127.0.0.1")[0] == 403
+
+
 @pytest.mark.parametrize("sent", [b"", b"\0" * 100, b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00"])
 def test_what_is_no_request_ends_nothing(gate, sent):
     """Nothing, no HTTP, https: the page is there as before."""
@@ -202,13 +217,44 @@ def test_what_does_not_fit_is_one_line_about_its_setting(server, body, setting, 
     b"", b"GIF89a", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF", png(photo())[:200]])
 def test_a_picture_that_is_none_is_one_line(server, content):
     status, _, body = request(server, path="picture", body=content)
-    assert status == 200 and "cannot be read as a picture (BMP, GIF" in json.loads(body)["error"]
-    assert json.loads(body)["setting"] == "picture"
+    message = json.loads(body)
+    assert status == 200 and message["error"].startswith("this cannot be read as a picture: ")
+    assert message["error"].endswith(" (formats: BMP, GIF, JPEG, PNG, TIFF, WEBP)") and "<" not in message["error"]
+    assert message["setting"] == "picture"
 
 
-def test_settings_that_are_not_given_have_their_initial_value():
-    assert check_settings({"steps": 3}) == SETTINGS | {"steps": 3}
-    refuses(lambda: check_settings({"seed": 2 ** 60}), "seed must be a whole number from 0 to 9007199254740992")
+def test_pictures_are_read_one_at_a_time(model, monkeypatch):
+    """Ten at once would need the memory of ten."""
+    session, reading, most, open_rgb = Session(model, OPTIONS), [], [], live.open_rgb
+
+    def slow(*arguments):
+        reading.append(1)
+        time.sleep(0.02)
+        most.append(len(reading))
+        reading.pop()
+        return open_rgb(*arguments)
+    monkeypatch.setattr(live, "open_rgb", slow)
+    threads = [threading.Thread(target=session.keep_picture, args=[png(photo())]) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 5 and len(session.pictures) == 1
+
+
+def test_a_picture_that_is_too_large_says_so(server):
+    """And not that it is none: 400 megapixels in 400 KB."""
+    content = png(Image.new("1", (20_000, 20_000)))
+    message = json.loads(request(server, path="picture", body=content)[2])
+    assert "exceeds limit" in message["error"] and message["setting"] == "picture"
+
+
+def test_settings_that_are_not_given_have_their_initial_value(model):
+    session, asked = Session(model, OPTIONS), []
+    session.compute = lambda settings, report: asked.append(settings)
+    session.answer({"steps": 3}, quiet)
+    assert asked == [SETTINGS | {"steps": 3}]
+    refuses(lambda: session.answer({"seed": 2 ** 60}, quiet), "seed must be a whole number from 0 to 9007199254740992")
 
 
 # ---- what it computes ----------------------------------------------------------------------------------------------
@@ -256,7 +302,6 @@ def test_the_code_loads_the_model_as_it_was_loaded(model):
     answer = session.answer(FEW | dict(steps=1), quiet)
     assert "p2p.load('weights/toy', dtype='float32', spacing='trailing')\n" in answer["python"]
     assert "--model=weights/toy --dtype=float32 --spacing=trailing --steps=1" in answer["command"]
-    assert session.answer(FEW | dict(steps=1, target="-1 car"), quiet)["command"] is None            # it is no option
 
 
 def test_the_mask_is_where_the_blend_lets_the_target_change(session, model):
@@ -383,7 +428,7 @@ def test_a_closed_session_runs_nothing(model):
 
     def close(message):
         said.append(message)
-        session.close()
+        session.is_closed = True
     for _ in range(2):
         with pytest.raises(Superseded):
             session.answer(FEW, close)
@@ -422,12 +467,18 @@ def test_the_prompts_of_the_command_line_are_the_first(monkeypatch, folder, prom
     assert asked[0][1] == OPTIONS | dict(model=str(folder), dtype="float32", device="cpu")
 
 
-def test_ctrl_c_ends_it_cleanly(folder):
-    """In the middle of a run: status 130, no traceback."""
+def test_ctrl_c_ends_it_cleanly(folder, tmp_path):
+    """In the middle of a run: status 130, no traceback. What the browser was told, all users can read (ps): it is a
+    private file, which leads to the address and is gone in the end."""
+    told, browser = tmp_path / "told", tmp_path / "browser"
+    browser.write_text(f"#!{sys.executable}\nimport json, os, sys\nfrom urllib.request import url2pathname\n"
+                       "path = url2pathname(sys.argv[1].removeprefix('file://'))\n"
+                       f"json.dump([sys.argv[1], path, os.stat(path).st_mode, open(path).read()], open('{told}', 'w'))")
+    browser.chmod(0o700)
     code = f"import signal, sys; signal.signal(2, signal.default_int_handler); from p2p_min.__main__ import main; " \
            f"sys.exit(main(['--live', '0', '--model', {str(folder)!r}, '--device', 'cpu']))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=os.environ | {"BROWSER": "true"})
+                               env=os.environ | {"BROWSER": f"{browser} %s"})
     try:
         address = next(line for line in process.stdout if line.startswith("http")).strip()
         assert address.startswith("http://127.0.0.1:")
@@ -435,6 +486,9 @@ def test_ctrl_c_ends_it_cleanly(folder):
         connection = http.client.HTTPConnection(host, timeout=30)
         connection.request("POST", f"/{token}/run", json.dumps(MANY))
         assert "said" in json.loads(connection.getresponse().readline())
+        wait_until(lambda: told.is_file() and told.read_text().endswith("]"), 30)
+        url, file, mode, text = json.loads(told.read_text())
+        assert token not in url and mode & 0o777 == 0o600 and f"url={address}" in text
         half = socket.create_connection(("127.0.0.1", int(host.split(":")[1])))
         half.sendall(b"POST / HTTP/1.1\r\nHo")              # a request that never comes whole does not hold it up
         began = time.monotonic()
@@ -444,7 +498,7 @@ def test_ctrl_c_ends_it_cleanly(folder):
         half.close()
     finally:
         process.kill()
-    assert process.returncode == 130 and errors == ""
+    assert process.returncode == 130 and errors == "" and not os.path.exists(os.path.dirname(file))
 
 
 # ---- in a browser --------------------------------------------------------------------------------------------------

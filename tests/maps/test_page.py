@@ -151,7 +151,8 @@ def test_a_word_of_one_token_is_one_to_point_at():
     recorder.look(torch.rand(2, 8, 8, 77), *[torch.rand(0, 2, 8, 8, 77)] * 2, 1.0)
     rows = [(word, 0, False) for word in recorder.words()]
     pieces = paging.of_prompt(recorder, rows, 0, (8, 8), slice(None))["pieces"]
-    assert pieces == [["A", 0], [" ", None], ["sks_dog", 1], [", ", None], ["🐱", 2], ["!", None]]
+    assert [piece for piece in pieces if piece[0]] == [
+        ["A", 0], [" ", None], ["sks_dog", 1], [", ", None], ["🐱", 2], ["!", None]]
 
 
 def test_a_page_stays_below_4_MB():

@@ -262,15 +262,17 @@ def test_watch_must_be_a_function(model):
     (lambda r: r.maps("a", per_step=True, per_head=True), "one of per_step and per_head"),
     (lambda r: p2p.Recorder(r.tokenizer, "a car"), "prompts must be a list"),
     (lambda r: p2p.Recorder(r.tokenizer, PROMPTS).maps("a"), "nothing is recorded yet"),
-    (lambda r: r.look(torch.rand(2, 8, 8, 77), *[torch.rand(1, 2, 8, 8, 77)] * 2, 0.1), "3 prompts; the run has 2"),
+    (lambda r: p2p.word_sheet(r, [Image.new("RGB", (8, 8))] * 2), "images must be one for each"),
 ])
 def test_impossible_requests_say_why(run, ask, says):
     refuses(lambda: ask(run[0]), says)
 
 
 def test_a_recorder_of_other_prompts_says_so_in_the_run(model, tokenizer):
-    recorder = p2p.Recorder(tokenizer, PROMPTS[:2])
-    refuses(lambda: sample(model, None, steps=1, recorder=recorder), "built for 2 prompts; the run has 3")
+    """Fewer, or as many."""
+    for prompts in (PROMPTS[:2], PROMPTS[::-1]):
+        recorder = p2p.Recorder(tokenizer, prompts)
+        refuses(lambda: sample(model, None, steps=1, recorder=recorder), "those that its Recorder was built for")
 
 
 def test_a_recorder_in_the_place_of_an_edit_is_told_where_it_belongs(model, recorder):

@@ -15,8 +15,6 @@ from .folder import load_folder
 from .hub import locate
 from .single_file import load_file, load_vae
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Model:
@@ -63,55 +61,41 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     returns     a `Model`: tokenizer, text_encoder, unet, vae, schedule; all in eval mode, no gradients
     Raises FileNotFoundError or ValueError, with a one-line message, for anything missing, unreadable or mismatched.
     """
-    device, dtype = choose_device(device), choose_dtype(dtype)
-    must(prediction in (None, *PREDICTIONS), "prediction", " or ".join(PREDICTIONS), prediction)
-    must(spacing in (None, *SPACINGS), "spacing", " or ".join(SPACINGS), spacing)
-    path = locate(path, dtype, vae is None)
-    load_parts = load_folder if path.is_dir() else load_file
-    parts = load_parts(path, device, dtype, prediction, spacing, tokenizer, vae is None)
-    if vae is not None:
-        parts["vae"] = load_vae(Path(vae), path, parts, device)
-    # What the user has to know of a single file, and of another VAE.
-    about = []
-    if not path.is_dir():                                  # the size depends on the kind only: too large for XL Turbo
-        side = parts["unet"].config["sample_size"] * parts["vae"].factor
-        about = [parts["about"], f"{side} × {side} pixels, see --height and --width"]
-    if vae is not None:
-        about.append(f"with the VAE of {vae}")
-    model = Model(**parts | dict(path=str(path), about="; ".join(about)))
-    check_parts(model)
-    return model
-
-
-def check_parts(model):
-    """Raises ValueError if the parts do not fit each other."""
-    c, latent, second = model.unet.config, model.vae.config["latent_channels"], model.text_encoder_2
-    width = model.text_encoder.config.hidden_size + (second.config.hidden_size if second else 0)
-    kind = INPUTS.get(c["in_channels"], "another kind of model")
-    for fits, problem in (
-            (width == c["cross_attention_dim"],
-             f"the text has {width} numbers per token, the UNet needs {c['cross_attention_dim']}"),
-            ((second is None) == (model.unet.add_embedding is None),
-             "an SDXL UNet and a second text encoder go together; this has one without the other"),
-            (latent == c["in_channels"] == c["out_channels"],
-             f"the VAE has {latent} latent channels, the UNet takes {c['in_channels']} and gives {c['out_channels']}: "
-             f"it is {kind}, which p2p_min does not run")):
-        if not fits:
-            raise ValueError(f"{model.path}: {problem}")
-
-
-def choose_device(device):
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).cpu()
-        return torch.device(device)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(f"the device {device!r} cannot be used here, but maybe cpu, cuda, cuda:1 or mps: "
                          f"{str(error).splitlines()[0]}") from None
-
-
-def choose_dtype(dtype):
-    chosen = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
-    must(chosen in (None, *DTYPES), "dtype", "float32, float16 or bfloat16", dtype)
-    return chosen
+    device, dtype = torch.device(device), getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    must(dtype in (None, torch.float32, torch.float16, torch.bfloat16), "dtype", "float32, float16 or bfloat16", dtype)
+    must(prediction in (None, *PREDICTIONS), "prediction", " or ".join(PREDICTIONS), prediction)
+    must(spacing in (None, *SPACINGS), "spacing", " or ".join(SPACINGS), spacing)
+    path = locate(path, dtype, vae is None)
+    load_parts = load_folder if path.is_dir() else load_file
+    words = None if tokenizer is None else Path(tokenizer).expanduser()
+    parts = load_parts(path, device, dtype, prediction, spacing, words, vae is None)
+    if vae is not None:
+        parts["vae"] = load_vae(Path(vae).expanduser(), path, parts, device)
+    about = parts["about"]                                 # what the user has to know
+    if not path.is_dir():                                  # the size depends on the kind only: too large for XL Turbo
+        side = parts["unet"].config["sample_size"] * parts["vae"].factor
+        about.append(f"{side} × {side} pixels, see --height and --width")
+    if vae is not None:
+        about.append(f"with the VAE of {vae}")
+    model = Model(**parts | dict(path=str(path), about="; ".join(about)))
+    # The parts must fit each other.
+    c, latent, second = model.unet.config, model.vae.config["latent_channels"], model.text_encoder_2
+    width = model.text_encoder.config.hidden_size + (second.config.hidden_size if second else 0)
+    problems = (                                           # what it is, whether it is that
+        (f"the text has {width} numbers per token, the UNet needs {c['cross_attention_dim']}",
+         width != c["cross_attention_dim"]),
+        ("an SDXL UNet and a second text encoder go together; this has one without the other",
+         (second is None) != (model.unet.add_embedding is None)),
+        (f"the VAE has {latent} latent channels, the UNet takes {c['in_channels']} and gives {c['out_channels']}: "
+         f"it is {INPUTS.get(c['in_channels'], 'another kind of model')}, which p2p_min does not run",
+         not latent == c["in_channels"] == c["out_channels"]))
+    if problem := next((problem for problem, is_it in problems if is_it), None):
+        raise ValueError(f"{model.path}: {problem}")
+    return model

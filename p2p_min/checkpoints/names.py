@@ -5,27 +5,35 @@ from functools import partial
 import torch
 
 # A part's files begin with this: one file, or (above 10 GB, in diffusers) several, with an index.
-NETWORK, ENCODER = "diffusion_pytorch_model", "model"
-STEMS = dict(unet=NETWORK, vae=NETWORK, text_encoder=ENCODER, text_encoder_2=ENCODER)
-PLAIN, HALF = (".safetensors", ".safetensors.index.json"), (".fp16.safetensors", ".safetensors.index.fp16.json")
+STEMS = dict(dict.fromkeys(("unet", "vae"), "diffusion_pytorch_model"), text_encoder="model", text_encoder_2="model")
+VARIANTS = "", "fp32", "fp16", "bf16"          # in this order, of STEM.fp16.safetensors; any other, as non_ema, last
+HALF = {torch.float16: ("fp16",), torch.bfloat16: ("bf16", "fp16")}            # those to be read first, by the dtype
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
-def weights_file(part, files, dtype):
-    """The one of a folder's `files` with the weights of a part, or the index of its shards; None: it has none.
+def variant_of(part, file):
+    """The variant of a part's weights, of one of their shards or of their index; None: it is another file."""
+    shard, end = r"(?:-\d+-of-\d+)?", r"\.safetensors(?:\.index(?:\.(\w+))?\.json)?"
+    match = re.fullmatch(rf"{STEMS[part]}(?:\.(\w+))?{shard}(?:\.(\w+))?{end}", file)
+    return match and next(filter(None, match.groups()), "")
 
-    One in half precision may be beside the plain one or instead of it: the one that fits `dtype` is taken.
-    Raises ValueError, its message beginning with a verb, for two of the same precision, since they may differ.
+
+def weights_file(part, files, dtype):
+    """The one of a folder's `files` with the weights of a part, or the index of its shards, in the variant that fits
+    `dtype` best; None: it has none. Raises ValueError for two that fit equally, since they may differ.
     """
-    plain, half = ([STEMS[part] + end for end in ends if STEMS[part] + end in files] for ends in (PLAIN, HALF))
-    found = (half or plain) if dtype in (torch.float16, torch.bfloat16) else (plain or half)
+    variants = {file: variant_of(part, file) for file in files if "-of-" not in file}
+    order = [*HALF.get(dtype, ()), *VARIANTS]
+    ranks = {file: [*order, variant].index(variant) for file, variant in variants.items() if variant is not None}
+    found = sorted(file for file in ranks if ranks[file] == min(ranks.values()))
     if len(found) > 1:
         raise ValueError(f"has the weights of {part} twice, as {' and '.join(found)}: remove one of them")
     return found[0] if found else None
 
 
 TEXT_PREFIX = "text_model."                    # in some versions of transformers
-
+NOT_TEXT = "vision_model.", "visual_projection.", "logit_scale", "embeddings.position_ids"     # in a whole CLIPModel
+LORA = re.compile(r"(.*\.)?(lora_\w+|base_layer)\..*")
 UNET = (                               # (the original's, today's), from the start of a name
     ("input_blocks.0.0.", "conv_in."), ("out.0.", "conv_norm_out."), ("out.2.", "conv_out."),
     ("time_embed.0.", "time_embedding.linear_1."), ("time_embed.2.", "time_embedding.linear_2."),
@@ -35,34 +43,32 @@ UNET = (                               # (the original's, today's), from the sta
 RESNET = (                             # from here on: anywhere in a name, between dots
     ("in_layers.0", "norm1"), ("in_layers.2", "conv1"), ("emb_layers.1", "time_emb_proj"),
     ("out_layers.0", "norm2"), ("out_layers.3", "conv2"), ("skip_connection", "conv_shortcut"))
-VAE = (                                # the last two rows are of diffusers before 2023
-    ("mid.block_1", "mid_block.resnets.0"), ("mid.block_2", "mid_block.resnets.1"),
-    ("mid.attn_1", "mid_block.attentions.0"), ("down", "down_blocks"), ("block", "resnets"),
-    ("downsample", "downsamplers.0"), ("upsample", "upsamplers.0"), ("nin_shortcut", "conv_shortcut"),
-    ("norm_out", "conv_norm_out"), ("norm", "group_norm"),
+VAE = (                                # the last row is of diffusers before 2023
+    ("mid.block_1", "mid_block.resnets.0"), ("mid.block_2", "mid_block.resnets.1"), ("nin_shortcut", "conv_shortcut"),
+    ("mid.attn_1", "mid_block.attentions.0"), ("down", "down_blocks"), ("block", "resnets"), ("norm", "group_norm"),
+    ("downsample", "downsamplers.0"), ("upsample", "upsamplers.0"), ("norm_out", "conv_norm_out"),
     ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0"),
     ("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
 OPENCLIP = (
     ("transformer.resblocks", "encoder.layers"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
     ("attn", "self_attn"), ("c_fc", "fc1"), ("c_proj", "fc2"), ("ln_final", "final_layer_norm"))
-OPENCLIP_WHOLE = {
-    "token_embedding.weight": "embeddings.token_embedding.weight",
-    "positional_embedding": "embeddings.position_embedding.weight"}
+OPENCLIP_WHOLE = {"token_embedding.weight": "embeddings.token_embedding.weight",
+                  "positional_embedding": "embeddings.position_embedding.weight"}
+
+as_it_is = lambda tensor: tensor
+# A matrix, which may be stored as a 1×1 convolution; its bias too, in some files.
+pointwise = lambda tensor: tensor[..., 0, 0] if tensor.ndim > 2 and tensor.shape[-2:] == (1, 1) else tensor
 
 
 def sources(part, stored_names, prefix=""):
-    """{today's name of a parameter: (its name in the file, the conversion of that tensor)} of a part.
-
-    prefix  how its names in the file begin; other names are passed over
-    Names that are not known are kept, for `fill` to refuse. Raises ValueError for a parameter that is there twice.
+    """{today's name of a parameter: (its name in the file, the conversion of that tensor)} of a part, whose names begin
+    with `prefix`. Unknown ones are kept, to be refused later. Raises ValueError for a LoRA, or one that is there twice.
     """
     known = [name.removeprefix(prefix) for name in stored_names if name.startswith(prefix)]
-    if part == "unet":
-        today = partial(unet, places=unet_places(set(known)))
-    elif part == "vae":
-        today = partial(vae, levels=count(known, "decoder.up.#."))
-    else:
-        today = text
+    if lora := list(filter(LORA.fullmatch, known)):
+        raise ValueError(f"has tensors of a LoRA, {some(lora)}: save it after fuse_lora() and unload_lora_weights()")
+    today = dict(unet=partial(unet, places=unet_places(set(known))), text_encoder=partial(text, projects=False),
+                 vae=partial(vae, levels=count(known, "decoder.up.#."))).get(part, text)
     found = {}
     for name in known:
         for parameter, conversion in today(name):
@@ -74,11 +80,8 @@ def sources(part, stored_names, prefix=""):
 
 def unet(name, places):
     """[(today's name, conversion)] of a parameter of the UNet."""
-    for old, new in (*UNET, *places.items()):
-        if name.startswith(old):
-            name = new + name.removeprefix(old)
-            break
-    return [(renamed(name, RESNET), as_it_is)]
+    old, new = next((pair for pair in (*UNET, *places.items()) if name.startswith(pair[0])), ("", ""))
+    return [(renamed(new + name.removeprefix(old), RESNET), as_it_is)]
 
 
 def unet_places(names):
@@ -115,16 +118,16 @@ def vae(name, levels):
     return [(name, pointwise if is_attention else as_it_is)]
 
 
-def text(name):
-    """[(today's name, conversion)] of a tensor of a text encoder, CLIP or OpenCLIP, which fuses three projections."""
+def text(name, projects=True):
+    """[(today's name, conversion)] of a tensor of a text encoder, CLIP or OpenCLIP; none for one that is not used."""
     name = name.removeprefix(TEXT_PREFIX)
-    if name == "embeddings.position_ids":                  # by older transformers: not a weight, always 0, 1, 2, …
+    if name.startswith(NOT_TEXT) or not projects and name.startswith("text_projection"):
         return []
     if name == "text_projection":                          # x @ P in OpenCLIP, a linear layer today
         return [("text_projection.weight", torch.t)]
     name = OPENCLIP_WHOLE.get(name) or renamed(name, OPENCLIP)
     if fused := re.fullmatch(r"(.*self_attn\.)in_proj_(weight|bias)", name):
-        return [(f"{fused[1]}{x}_proj.{fused[2]}", partial(third, i=i)) for i, x in enumerate("qkv")]
+        return [(f"{fused[1]}{x}_proj.{fused[2]}", lambda t, i=i: t.chunk(3)[i]) for i, x in enumerate("qkv")]
     return [(name, as_it_is)]
 
 
@@ -133,19 +136,6 @@ def renamed(name, table):
     for old, new in table:
         name = name.replace(f".{old}.", f".{new}.")
     return name[1:]
-
-
-def as_it_is(tensor):
-    return tensor
-
-
-def third(tensor, i):
-    return tensor.chunk(3)[i]
-
-
-def pointwise(tensor):
-    """A matrix, which may be stored as a 1×1 convolution; its bias too, in some files."""
-    return tensor[..., 0, 0] if tensor.ndim > 2 and tensor.shape[-2:] == (1, 1) else tensor
 
 
 def numbers(names, pattern):

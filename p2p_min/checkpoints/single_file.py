@@ -2,38 +2,32 @@
 import re
 
 from ..ddim import Schedule
-from ..networks.config import read_config
-from .detect import SCHEDULER, detect, detect_vae, of_kind
+from .detect import IGNORED, SCHEDULER, UNET, VAE, VAES, detect, find_parts, vae_config, view
 from .folder import load_network, read_config_file
-from .tensors import blaming, default_dtype, load_part, open_weights, read_json
+from .tensors import blaming, default_dtype, load_part, open_weights, read_settings
 from .tokenizers import choose_tokenizer, find_tokenizer, fit_tokenizer
 
 
 def load_file(file, device, dtype, prediction, spacing, tokenizer, own_vae):
-    """The parts of a `Model`, by name. All tensors of the file must be known; without `own_vae` its VAE is skipped.
-
-    Tensors are not checked for being finite: that would read the whole memory-mapped file. Pictures are (editing.py).
-    """
+    """The parts of a `Model`, by name. All tensors of the file must be known; without `own_vae` its VAE is skipped."""
     with open_weights(file) as stored:
         with blaming(file):
             found = detect(stored, prediction, own_vae)
-        words = choose_tokenizer(find_tokenizer(file, tokenizer), {}, found.configs)
+        words = choose_tokenizer(tokenizer or find_tokenizer(file), {}, found.configs)
         dtype = dtype or default_dtype(stored, found.sources["unet"], device)
-        parts = load_parts(found, stored, file, device, dtype)
+        parts = {part: load_part(part, config, file, stored, found.sources[part], file, device, dtype)
+                 for part, config in found.configs.items()}
     fit_tokenizer(words, [part.config for name, part in parts.items() if "text_encoder" in name])
     spacing = spacing or found.spacing
     schedule = Schedule.from_config(dict(SCHEDULER, prediction_type=found.prediction, timestep_spacing=spacing))
-    about = f"{found.kind}, {found.prediction}: {found.why}; {spacing} timesteps, see --spacing"
+    about = [f"{found.kind}, {found.prediction}: {found.why}; {spacing} timesteps, see --spacing"]
     if any(re.match(r"model_ema\.(?!decay$|num_updates$)", name) for name in stored):
-        about += "; its averaged weights (model_ema.) are ignored"
+        about.append("its averaged weights (model_ema.) are ignored")
     return dict(parts, tokenizer=words, schedule=schedule, about=about)
 
 
 def load_vae(path, checkpoint, parts, device):
-    """The VAE in its own folder or file, for a checkpoint whose other `parts` are already loaded.
-
-    Raises FileNotFoundError or ValueError if it is none, or of another kind than the checkpoint's own.
-    """
+    """The VAE in its own folder or file, for a checkpoint whose other `parts` are already loaded."""
     if not path.exists():
         raise FileNotFoundError(f"there is no VAE at {path}; --vae takes a diffusers folder vae/ or a single file")
     if (path / "vae").is_dir():
@@ -44,19 +38,17 @@ def load_vae(path, checkpoint, parts, device):
     else:
         with open_weights(path) as stored:
             with blaming(path):
-                found = detect_vae(stored, is_xl)
-            vae = load_parts(found, stored, path, device, dtype)["vae"]
+                if any(name.startswith(UNET) for name in stored):
+                    raise ValueError("is a whole checkpoint, or a UNet; --vae takes a file with only a VAE")
+                names = [name for name in stored if not IGNORED.fullmatch(name)]
+                prefix = VAE if any(name.startswith(VAE) for name in names) else ""
+                sources = find_parts(names, dict(vae=prefix))["vae"]
+                config = vae_config(*view(stored, sources)) | VAES[is_xl]      # whether it is for SDXL, no tensor tells
+            vae = load_part("vae", config, path, stored, sources, path, device, dtype)
     # SD 1.x, 2.x and XL differ in how latents are scaled: by the checkpoint's own VAE, where it has one.
-    config = checkpoint / "vae" / "config.json"
-    keys = dict(scaling_factor=(of_kind(is_xl)["scaling_factor"], float))
-    own = read_config(read_json(config) if config.is_file() else {}, str(config), keys, ignored=None)["scaling_factor"]
-    if vae.config["scaling_factor"] != own:
-        raise ValueError(f"the VAE {path} scales its latents by {vae.config['scaling_factor']}, {checkpoint} needs "
-                         f"{own}: they are for different kinds of models")
+    key = "scaling_factor"
+    own = read_settings(checkpoint / "vae" / "config.json", {key: (VAES[is_xl][key], float)})[key]
+    if vae.config[key] != own:
+        raise ValueError(f"the VAE {path} scales its latents by {vae.config[key]}, {checkpoint} needs {own}: they are "
+                         "for different kinds of models")
     return vae
-
-
-def load_parts(found, stored, file, device, dtype):
-    """{part: module} of an open file, from what was `found` in it."""
-    return {part: load_part(part, config, file, stored, found.sources[part], file, device, dtype)
-            for part, config in found.configs.items()}

@@ -1,18 +1,29 @@
 """Safetensors to modules: strict, and without a second copy of the weights."""
 import json
 import re
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..networks.config import read_config
 from ..networks.text import text_encoder
 from ..networks.unet import UNet
 from ..networks.vae import VAE
-from .names import PICKLED, TEXT_PREFIX, some
+from .names import PICKLED, TEXT_PREFIX, numbers, some
 
 PARTS = dict(unet=UNet, vae=VAE, text_encoder=text_encoder, text_encoder_2=partial(text_encoder, projects=True))
+PICKLE = ("a pickled checkpoint: loading it can run any code that is hidden in it, so p2p_min does not. Convert it to "
+          "safetensors, or get the safetensors version")
+INSTEAD = {                            # how the content of a file begins, in lower case: what it is instead
+    (b"pk\x03\x04", *(b"\x80%c" % protocol for protocol in range(2, 6))): PICKLE,
+    (b"gguf",): "a GGUF file, which p2p_min does not read: get the safetensors version",
+    (b"version https://git-lfs",): "a Git LFS pointer, not the file itself: run git lfs pull in the clone",
+    (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--"): "a web page, not the file: download the file itself",
+    (b"entry not found", b"invalid ", b"access to ", b"unauthorized", b'{"error'):
+        "a server's message that it did not send the file: check its address, log in if it asks for that"}
 
 
 @contextmanager
@@ -25,63 +36,50 @@ def blaming(what):
         raise ValueError(f"{what} {text.splitlines()[-1].strip()}") from error
 
 
-class Stored(dict):
-    """{name of a tensor: the open file that it is in}; the tensors stay on disk."""
-
-    def tensor(self, name):
-        return self[name].get_tensor(name)
-
-    def shape(self, name):
-        return tuple(self[name].get_slice(name).get_shape())
-
-
 @contextmanager
 def open_weights(file):
-    """The tensors of a safetensors file, or of all the shards that an index names, as `Stored`."""
-    files = [file]
+    """{name: the open file with that tensor} of a safetensors file, or of all the shards that an index names: what
+    `get_tensor` gives is memory-mapped. Raises FileNotFoundError or ValueError for any other file, saying what it is.
+    """
+    files, stored = [file], {}
     if file.suffix == ".json":
         shards = read_json(file).get("weight_map")
         if not isinstance(shards, dict):
             raise ValueError(f"{file} is not an index of shards: it has no weight_map")
         files = [file.parent / str(shard) for shard in sorted(set(shards.values()))]
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_file(each)) for each in files]
-        yield Stored({name: each for each in opened for name in each.keys()})
-
-
-def open_file(file):
-    """An open safetensors file. Raises ValueError for any other file, such as a pickle."""
-    refuse_pickle(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        why = instead(file) or f"not a readable safetensors file: {' '.join(str(error).split())}"
-        raise ValueError(f"{file} is {why}") from None
-
-
-def refuse_pickle(file):
-    if file.is_file() and file.suffix in PICKLED:
-        raise ValueError(f"{file} is a pickled checkpoint: loading it can run any code that is hidden in it, so "
-                         "p2p_min does not. Convert it to safetensors, or get the safetensors version")
+        for each in files:
+            if not each.is_file():
+                raise FileNotFoundError(f"{each} is missing")
+            if each.suffix in PICKLED:
+                raise ValueError(f"{each} is {PICKLE}")
+            try:
+                opened = stack.enter_context(safe_open(each, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                why = instead(each) or f"not a readable safetensors file: {' '.join(str(error).split())}"
+                raise ValueError(f"{each} is {why}") from None
+            stored.update(dict.fromkeys(opened.keys(), opened))
+        yield stored
 
 
 def instead(file):
-    """What a file is instead of the expected one, if its first bytes tell; otherwise None."""
+    """What a file is instead of the expected one, if its content tells; otherwise None."""
     with open(file, "rb") as opened:
-        start = opened.read(100).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file itself: run git lfs pull in the clone"
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
-        return "a web page, not the file: download the file itself"
-    return None
+        content = opened.read(2 ** 24)                     # more than the header of any safetensors file
+    # A safetensors file begins with the length of its header, in which are the places of its tensors.
+    header, size = 8 + int.from_bytes(content[:8], "little"), file.stat().st_size
+    ends = re.findall(rb'"data_offsets"\s*:\s*\[\s*\d+\s*,\s*(\d{1,18})', content[:header])
+    whole = header + max(map(int, ends), default=0)
+    if content[8:9] == b"{" and header < 2 ** 27 and size < whole:
+        return f"cut off, with {size} of {whole} bytes: download it again"
+    start = content[:100].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    return next((what for starts, what in INSTEAD.items() if start.startswith(starts)), None)
 
 
 def read_json(file):
-    """The object in a JSON file."""
+    """The object in a JSON file, in any of Unicode's encodings."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -91,47 +89,44 @@ def read_json(file):
     return content
 
 
+def read_settings(file, keys):
+    """The settings of a table of `keys` in a JSON file, which may be missing and may hold others."""
+    return read_config(read_json(file) if file.is_file() else {}, str(file), keys, ignored=None)
+
+
 def load_part(part, config, config_file, stored, sources, file, device, dtype):
     """The module of a part; its config is from `config_file`, its tensors are in the open `file`, with the names of
-    `names.sources`. The dtype is that of the whole model: SDXL's VAE, which overflows in fp16, gets fp32.
+    `names.sources`: memory-mapped if dtype and device match, otherwise one converted copy each. Strict: none may be
+    missing, left over or of another shape. dtype: the whole model's; SDXL's VAE, which overflows in fp16, gets fp32.
     """
     with blaming(f"{config_file}:"), torch.device("meta"):             # where a module takes no memory
         module = PARTS[part](config)
     if part == "vae" and module.config["force_upcast"] and dtype == torch.float16:
         dtype = torch.float32
-    if part.startswith("text"):
-        sources = without_skipped_layers(sources, module.config.num_hidden_layers)
-    return fill(module, stored, sources, file, device, dtype)
-
-
-def without_skipped_layers(sources, layers):
-    """Without the text layers that the config leaves out: the last of SD 2.x, and those of "CLIP skip"."""
-    def is_skipped(name):
-        match = re.fullmatch(r"encoder\.layers\.(\d{1,3})\.(.+)", name)
-        return match and int(match[1]) >= layers and f"encoder.layers.0.{match[2]}" in sources
-    return {name: source for name, source in sources.items() if not is_skipped(name)}
-
-
-def fill(module, stored, sources, file, device, dtype):
-    """The module with the parameters of an open file: memory-mapped from the file if dtype and device match, otherwise
-    one converted copy each. Strict: no parameter may be missing, left over or of another shape.
-    """
+    if part.startswith("text"):                            # the config may leave out layers: SD 2.x's last, "CLIP skip"
+        kept = module.config.num_hidden_layers
+        skipped = tuple(f"encoder.layers.{i}." for i in numbers(sources, "encoder.layers.#.") if i >= kept)
+        sources = {name: source for name, source in sources.items() if not name.startswith(skipped)}
+        module.skipped = len(skipped)
+    # The module's parameters and the file's must be the same.
     own = {name.removeprefix(TEXT_PREFIX): (name, tensor.shape) for name, tensor in module.state_dict().items()}
-    refuse(file, "lacks", own.keys() - sources.keys())
-    extra = [sources[name][0] for name in sources.keys() - own.keys()]
-    refuse(file, "has tensors without a place in its network,", extra)
+    if missing := own.keys() - sources.keys():
+        raise ValueError(f"{file} lacks {some(missing)}")
+    if extra := [sources[name][0] for name in sources.keys() - own.keys()]:
+        raise ValueError(f"{file} has tensors without a place in its network, {some(extra)}")
     tensors, wrong = {}, []
     for parameter, (stored_name, convert) in sources.items():
         name, shape = own[parameter]
         with blaming(f"{file}: {some([stored_name])} cannot be read:"):        # its type, say
-            tensor = convert(stored.tensor(stored_name))
+            tensor = convert(stored[stored_name].get_tensor(stored_name))
         if not tensor.is_floating_point() or tensor.element_size() < 2:
             raise ValueError(f"{file}: {some([stored_name])} is stored as {tensor.dtype}; p2p_min only reads "
                              "floating point of 16 bits or more")
         if tensor.shape != shape:
             wrong.append(f"{stored_name} is {tuple(tensor.shape)}, not {tuple(shape)}")
         tensors[name] = tensor.to(device, dtype).contiguous()
-    refuse(file, "does not fit its config:", wrong)
+    if wrong:
+        raise ValueError(f"{file} does not fit its config: {some(wrong)}")
     module.load_state_dict(tensors, assign=True)
     for owner in module.modules():                         # CLIP's position ids are not weights, and are not stored
         if getattr(getattr(owner, "position_ids", None), "is_meta", False):
@@ -139,13 +134,11 @@ def fill(module, stored, sources, file, device, dtype):
     return module.eval().requires_grad_(False)
 
 
-def refuse(file, problem, names):
-    if names:
-        raise ValueError(f"{file} {problem} {some(names)}")
-
-
 def default_dtype(stored, sources, device):
-    """The UNet's own dtype, but float32 on the CPU."""
+    """The dtype of most of the UNet's numbers (some files keep norms in float32), but float32 on the CPU."""
     if device.type == "cpu":
         return torch.float32
-    return stored.tensor(next(iter(sources.values()))[0]).dtype
+    sizes = Counter()
+    for tensor in (stored[name].get_tensor(name) for name, _ in sources.values()):
+        sizes[tensor.dtype] += tensor.numel()
+    return sizes.most_common(1)[0][0]

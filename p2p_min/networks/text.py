@@ -43,22 +43,32 @@ class Context(NamedTuple):
         return Context(*(None if a is None else torch.cat([a, b]) for a, b in zip(self, other)))
 
 
-def spans(tokenizer, prompt):
-    """(start, end) in the prompt's characters for each of its tokens, start and end token included (as (0, 0)).
-
-    Raises ValueError if the prompt has more tokens than the model reads, saying what would be lost.
+def read_prompt(tokenizer, prompt):
+    """(ids, spans) of a prompt's tokens, start and end token included, whose span is (0, 0); others' (start, end) in its
+    characters. A textual inversion of several vectors, which diffusers saves as <x>, <x>_1, <x>_2, is all of them in
+    the place of <x>, unless the prompt has them written out. Raises ValueError for more tokens than the model reads.
     """
     if not isinstance(prompt, str):
         raise ValueError(f"a prompt must be text, not {type(prompt).__name__}: {prompt!r}")
     if any(unicodedata.category(letter) == "Cs" for letter in prompt):
         raise ValueError(f"the prompt {prompt!r} has bytes that are not text")
-    offsets = tokenizer(prompt, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    limit = tokenizer.model_max_length
-    if len(offsets) > limit:
-        lost = prompt[offsets[limit - 1][0]:]
-        raise ValueError(f"the prompt has {len(offsets)} tokens and the model reads {limit}; shorten it, or this "
-                         f"would be lost: {lost!r}")
-    return offsets
+    read, ids, spans = tokenizer(prompt, return_offsets_mapping=True, verbose=False), [], []
+    added = {name.lower(): token for name, token in tokenizer.get_added_vocab().items()}       # CLIP reads lower case
+    names = {token: name for name, token in added.items()}
+    for token, span in zip(read["input_ids"], read["offset_mapping"]):
+        vectors = [token]
+        while (more := added.get(f"{names.get(token)}_{len(vectors)}")) not in (None, *read["input_ids"]):
+            vectors.append(more)
+        ids += vectors
+        spans += [span] * len(vectors)
+    if len(ids) > (limit := tokenizer.model_max_length):
+        raise ValueError(f"the prompt has {len(ids)} tokens and the model reads {limit}; shorten it, or this would be "
+                         f"lost: {prompt[spans[limit - 1][0]:]!r}")
+    return ids, spans
+
+
+def spans(tokenizer, prompt):
+    return read_prompt(tokenizer, prompt)[1]
 
 
 def text_encoder(config, projects=False):
@@ -100,9 +110,6 @@ def encode(model, prompts, height=None, width=None, is_negative=False):
 
 def tokens(tokenizer, prompts, padding):
     """(prompts, tokens), padded to the length that the encoder reads, each encoder with the padding it knows."""
-    rows = []
-    for prompt in prompts:
-        spans(tokenizer, prompt)                           # raises if something would be cut off
-        ids = tokenizer(prompt).input_ids                  # padded here: a tokenizer that pads is not safe in threads
-        rows.append(ids + [padding] * (tokenizer.model_max_length - len(ids)))
-    return torch.tensor(rows)
+    rows = [read_prompt(tokenizer, prompt)[0] for prompt in prompts]
+    # Padded here: a tokenizer that pads is not safe in threads.
+    return torch.tensor([ids + [padding] * (tokenizer.model_max_length - len(ids)) for ids in rows])

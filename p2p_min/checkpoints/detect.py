@@ -14,11 +14,11 @@ LAYOUTS = (
     ("SD 1.x", dict(text_encoder="cond_stage_model.transformer.")))
 # What else such a file may hold, though none of it is needed: averages, schedules, leftovers of training.
 IGNORED = re.compile(
-    r"(first_stage_model\.)?(model_ema|loss)\..*|v_pred|ztsnr|"
-    r"betas|((sqrt|log)_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|posterior_(variance|log_variance_clipped|"
-    r"mean_coef[12])|logvar|lvlb_weights|scale_factor|denoiser\.sigmas|"
-    r"(global_step|epoch|optimizer|optimizer_states|lr_schedulers|callbacks|loops)(\..*)?|"
-    r".*\.(position_ids|attn_mask|logit_scale)|(cond_stage_model|conditioner\.embedders\.0)\..*text_projection(\.weight)?")
+    r"(first_stage_model\.)?(model_ema|loss)\..*|v_pred|ztsnr|betas|((sqrt|log)_)?(one_minus_|recip_|"
+    r"recipm1_)?alphas_cumprod(_prev)?|posterior_(variance|log_variance_clipped|mean_coef[12])|logvar|lvlb_weights|"
+    r"scale_factor|denoiser\.sigmas|(global_step|epoch|optimizer|optimizer_states|lr_schedulers|callbacks|"
+    r"loops)(\..*)?|.*\.(position_ids|attn_mask|logit_scale)|(cond_stage_model|"
+    r"conditioner\.embedders\.0)\..*text_projection(\.weight)?")
 INPUTS = {5: "a depth model", 7: "an upscaler", 8: "an instruct-pix2pix model", 9: "an inpainting model"}  # by channels
 
 SCHEDULER = dict(

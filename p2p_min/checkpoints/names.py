@@ -55,6 +55,7 @@ OPENCLIP = (
 OPENCLIP_WHOLE = {"token_embedding.weight": "embeddings.token_embedding.weight",
                   "positional_embedding": "embeddings.position_embedding.weight"}
 
+count = lambda names, pattern: len(numbers(names, pattern))
 as_it_is = lambda tensor: tensor
 # A matrix, which may be stored as a 1×1 convolution; its bias too, in some files.
 pointwise = lambda tensor: tensor[..., 0, 0] if tensor.ndim > 2 and tensor.shape[-2:] == (1, 1) else tensor
@@ -142,10 +143,6 @@ def numbers(names, pattern):
     """The sorted numbers in place of the # of `pattern`, in those names that begin with it."""
     pattern = re.compile(re.escape(pattern).replace(r"\#", r"(\d+)"))
     return sorted({int(match[1]) for match in map(pattern.match, names) if match})
-
-
-def count(names, pattern):
-    return len(numbers(names, pattern))
 
 
 def some(names):

@@ -22,8 +22,7 @@ INSTEAD = {                            # how the content of a file begins, in lo
     (b"gguf",): "a GGUF file, which p2p_min does not read: get the safetensors version",
     (b"version https://git-lfs",): "a Git LFS pointer, not the file itself: run git lfs pull in the clone",
     (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--"): "a web page, not the file: download the file itself",
-    (b"entry not found", b"invalid ", b"access to ", b"unauthorized", b'{"error'):
-        "a server's message that it did not send the file: check its address, log in if it asks for that"}
+    (b"entry not found", b"invalid ", b"access to ", b'{"error'): "a server's error message, not the file: read it"}
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """CLIP's tokenizers: the folder's own, or one from elsewhere for a single file, which does not contain it."""
 import json
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,6 +48,10 @@ def load_tokenizer(folder):
             tokenizer = CLIPTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(written)), **settings,
                                           padding_side="right", name_or_path=str(folder))
     tokenizer.pad_token = read.pad_token                   # set afterwards, so that no word becomes special
+    # A textual inversion of several vectors is saved by diffusers as <x>, <x>_1, <x>_2; CLIP reads lower case.
+    ids = {name.lower(): token for name, token in tokenizer.get_added_vocab().items()}
+    tokenizer.vectors = {token: list(takewhile(bool, (ids.get(f"{name}_{n}") for n in range(1, len(ids)))))
+                         for name, token in ids.items()}
     return tokenizer
 
 

@@ -44,24 +44,22 @@ class Context(NamedTuple):
 
 
 def read_prompt(tokenizer, prompt):
-    """(ids, spans) of a prompt's tokens, start and end token included, whose span is (0, 0); others' (start, end) in its
-    characters. A textual inversion of several vectors, which diffusers saves as <x>, <x>_1, <x>_2, is all of them in
-    the place of <x>, unless the prompt has them written out. Raises ValueError for more tokens than the model reads.
+    """(ids, spans) of a prompt's tokens, the start and the end token included: (start, end) in its characters, (0, 0)
+    for those two. Raises ValueError if they are more than the model reads, saying what would be lost.
     """
     if not isinstance(prompt, str):
         raise ValueError(f"a prompt must be text, not {type(prompt).__name__}: {prompt!r}")
     if any(unicodedata.category(letter) == "Cs" for letter in prompt):
         raise ValueError(f"the prompt {prompt!r} has bytes that are not text")
     read, ids, spans = tokenizer(prompt, return_offsets_mapping=True, verbose=False), [], []
-    added = {name.lower(): token for name, token in tokenizer.get_added_vocab().items()}       # CLIP reads lower case
-    names = {token: name for name, token in added.items()}
     for token, span in zip(read["input_ids"], read["offset_mapping"]):
-        vectors = [token]
-        while (more := added.get(f"{names.get(token)}_{len(vectors)}")) not in (None, *read["input_ids"]):
-            vectors.append(more)
+        # A textual inversion <x> stands for all its vectors, unless the prompt has them written out.
+        more = getattr(tokenizer, "vectors", {}).get(token, [])
+        vectors = [token, *(each for each in more if each not in read["input_ids"])]
         ids += vectors
         spans += [span] * len(vectors)
-    if len(ids) > (limit := tokenizer.model_max_length):
+    limit = tokenizer.model_max_length
+    if len(ids) > limit:
         raise ValueError(f"the prompt has {len(ids)} tokens and the model reads {limit}; shorten it, or this would be "
                          f"lost: {prompt[spans[limit - 1][0]:]!r}")
     return ids, spans
@@ -72,10 +70,7 @@ def spans(tokenizer, prompt):
 
 
 def text_encoder(config, projects=False):
-    """transformers' CLIP from the dict of a `text_encoder/config.json`; SDXL's second `projects` its pooled state.
-
-    Raises ValueError for a setting that is unknown or not implemented, such as another attention mask.
-    """
+    """transformers' CLIP from a dict; SDXL's second `projects`. Raises ValueError for settings that are unknown."""
     build = CLIPTextModelWithProjection if projects else CLIPTextModel
     config = read_config(config, "text encoder", KEYS, IGNORED)
     del config["model_type"]
@@ -84,12 +79,11 @@ def text_encoder(config, projects=False):
 
 @torch.no_grad()
 def encode(model, prompts, height=None, width=None, is_negative=False):
-    """The `Context` of some prompts, in the UNet's dtype.
+    """The `Context` of some prompts, in the UNet's dtype. Raises ValueError for one that is too long for the encoder.
 
     prompts        list of texts
     height, width  of the pictures, in pixels, on which SDXL is conditioned; None: the model's own size
     is_negative    whether these are for the unconditional rows, where SDXL was trained with zeros in place of ""
-    Raises ValueError for a prompt that has more tokens than the encoder reads.
     """
     def read(encoder):
         ids = tokens(model.tokenizer, prompts, encoder.config.pad_token_id)
@@ -110,6 +104,5 @@ def encode(model, prompts, height=None, width=None, is_negative=False):
 
 def tokens(tokenizer, prompts, padding):
     """(prompts, tokens), padded to the length that the encoder reads, each encoder with the padding it knows."""
-    rows = [read_prompt(tokenizer, prompt)[0] for prompt in prompts]
-    # Padded here: a tokenizer that pads is not safe in threads.
+    rows = [read_prompt(tokenizer, prompt)[0] for prompt in prompts]     # a tokenizer that pads is not safe in threads
     return torch.tensor([ids + [padding] * (tokenizer.model_max_length - len(ids)) for ids in rows])

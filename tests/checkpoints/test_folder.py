@@ -14,7 +14,9 @@ from conftest import SCHEDULER, VAE_, XL_UNET, configure, refuses, rewrite, same
 from conftest import refuses_to_load as refused
 from originals import shard
 from p2p_min import ddim
+from p2p_min.checkpoints import names
 from p2p_min.checkpoints.folder import load_network, read_config_file
+from p2p_min.checkpoints.tensors import default_dtype, open_weights
 from p2p_min.ddim import Schedule
 from p2p_min.networks import text, unet, vae
 from p2p_min.networks.text import text_encoder
@@ -218,10 +220,11 @@ def test_scale_that_is_none_where_another_vae_is_given(folder, copy, value):
 @pytest.mark.parametrize("file", [UNET_FILE, VAE_FILE, TEXT_FILE])
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_a_truncated_file_is_named(copy, file, keep):
-    """Cut anywhere, down to nothing: an error with the file's name."""
+    """Cut anywhere, down to nothing: an error with the file's name, and if its beginning is there, what to do."""
     data = (copy / file).read_bytes()
     (copy / file).write_bytes(data[:keep])
-    refused(copy, str(copy / file))
+    refused(copy, str(copy / file), *["is cut off, with ", f"of {len(data)} bytes: download it again"] * (keep == -1))
+    refused(copy, str(copy / file), *["is cut off"] * (keep == 100))
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".pt"])
@@ -320,7 +323,9 @@ def test_shards_that_are_missing_or_of_another_model(copy):
 
 @pytest.mark.parametrize("content, says", [
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "git lfs pull"),
-    (b"<!DOCTYPE html>\n<html><body>Please log in</body></html>", "web page"), (b"\xef\xbb\xbf <HTML>", "web page")])
+    (b"<!DOCTYPE html>\n<html><body>Please log in</body></html>", "web page"), (b"\xef\xbb\xbf <HTML>", "web page"),
+    (b"Entry not found", "error message"), (b"Invalid username or password.", "error message"),
+    (b"GGUF\x03\0\0\0", "GGUF"), (b"PK\x03\x04\0\0archive/data.pkl", "pickled"), (b"\x80\x02}q\0", "pickled")])
 def test_what_came_in_place_of_weights_is_named(copy, content, says):
     """A Git LFS pointer and a web page, in a folder, as a shard, as a single file, as a config."""
     index = shard(copy / VAE_FILE)
@@ -377,16 +382,14 @@ def test_an_xl_vae_that_does_not_say_so_is_upcast(xl_folder, folder, tmp_path, k
 
 
 def test_clip_skip_is_honoured(copy, model):
-    """A config that names fewer layers than the file has: the last ones are skipped; but nothing else that is there."""
+    """A config that names fewer layers than the file has: the last ones are skipped, and the model says so."""
     configure(copy / "text_encoder" / "config.json", num_hidden_layers=1)
     loaded, ids = p2p.load(copy, "cpu"), torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         before = model.text_encoder(ids, output_hidden_states=True).hidden_states[1]
         norm = next(part for name, part in model.text_encoder.named_modules() if name.endswith("final_layer_norm"))
         assert torch.equal(loaded.text_encoder(ids).last_hidden_state, norm(before))
-    assert model.about == ""
-    rewrite(copy / TEXT_FILE, lambda tensors: tensors.update({"text_model.encoder.layers.1.stranger": torch.zeros(1)}))
-    refused(copy, "layers.1.stranger", "without a place")
+    assert model.about == "" and loaded.about == "layers of text_encoder that its config leaves out: 1"
 
 
 # ---- a VAE from elsewhere ------------------------------------------------------------------------------------------
@@ -458,6 +461,77 @@ def test_of_two_files_the_one_of_the_wanted_precision_is_read(copy, dtype, marke
         shutil.copy(copy / UNET_FILE, spare) if mark == 1 else shutil.move(spare, copy / file)
         rewrite(copy / file, lambda tensors, mark=mark: tensors["conv_in.bias"].fill_(mark) is None)
     assert (p2p.load(copy, "cpu", dtype).unet.conv_in.bias == marked).all()
+
+
+@pytest.mark.parametrize("there, dtype, chosen", [
+    (["bf16"], None, "bf16"), (["bf16"], "float16", "bf16"), (["fp32", "fp16"], None, "fp32"),
+    (["fp32", "fp16"], "float16", "fp16"), (["fp16", "bf16"], "bfloat16", "bf16"),
+    (["", "fp16"], "bfloat16", "fp16"), (["", "bf16"], "float16", ""), (["", "non_ema"], None, ""),
+    (["non_ema"], "float16", "non_ema"), (["fp16", "non_ema"], None, "fp16"), (["", "bf16", "fp16"], "float32", "")])
+@pytest.mark.parametrize("in_shards", [False, True])
+def test_the_variant_that_fits_is_read(copy, there, dtype, chosen, in_shards):
+    """The plain one first, unless half precision is asked for; what there is, if nothing else; one file or shards."""
+    shutil.move(copy / UNET_FILE, copy / "spare")
+    for mark, variant in enumerate(there):
+        dot = f".{variant}" if variant else ""
+        file = copy / UNET_FILE.replace(".safetensors", f"{'' if in_shards else dot}.safetensors")
+        shutil.copy(copy / "spare", file)
+        rewrite(file, lambda tensors: tensors["conv_in.bias"].fill_(mark) is None)
+        if in_shards:
+            shard(file, dot)
+    assert (part_of(copy, "unet", dtype and getattr(torch, dtype)).conv_in.bias == there.index(chosen)).all()
+
+
+def test_two_variants_that_fit_equally_are_refused(copy):
+    """Nothing says which is meant."""
+    for name in (".non_ema.safetensors", ".other.safetensors"):
+        shutil.copy(copy / UNET_FILE, (copy / UNET_FILE).with_suffix(name))
+    part_of(copy, "unet")                                  # the plain one is there
+    (copy / UNET_FILE).unlink()
+    refused(copy, str(copy / "unet"), "twice", "non_ema", "other", error=ValueError)
+
+
+@pytest.mark.parametrize("kept, dtype", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_the_dtype_is_that_of_most_of_the_unet(copy, kept, dtype):
+    """Not of its first tensor: norms and biases may be kept in another. On the CPU it is float32."""
+    rewrite(copy / UNET_FILE, lambda tensors: {
+        name: tensor.to(kept if tensor.ndim == 1 else dtype) for name, tensor in tensors.items()})
+    with open_weights(copy / UNET_FILE) as stored:
+        sources = names.sources("unet", stored)
+        assert default_dtype(stored, sources, torch.device("cuda")) == dtype
+        assert default_dtype(stored, sources, torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize("left", ["lora_A.default_0.weight", "base_layer.weight", "lora_down.weight"])
+def test_what_fuse_lora_leaves_is_named_as_a_lora(copy, left):
+    """diffusers saves it beside the weights unless unload_lora_weights was called; one says what to do."""
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    rewrite(copy / UNET_FILE, lambda tensors: tensors.update({f"{name}.{left}": tensors[f"{name}.weight"].clone()}))
+    refused(copy, str(copy / UNET_FILE), "LoRA", f"{name}.{left}", "unload_lora_weights()")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_and_merges_as_windows_editors_save_them(copy, model, encoding):
+    """With a byte order mark and carriage returns: the same model."""
+    for file in copy.rglob("*.json"):
+        file.write_bytes(file.read_text(encoding="utf-8").replace("\n", "\r\n").encode(encoding))
+    assert same_parts(p2p.load(copy, "cpu"), model)
+    # And a tokenizer in its old form.
+    words = copy / "tokenizer"
+    bpe = json.loads((words / "tokenizer.json").read_bytes())["model"]
+    (words / "tokenizer.json").unlink()
+    (words / "vocab.json").write_bytes(json.dumps(bpe["vocab"]).encode(encoding))
+    merges = "#version: 0.2\r\n" + "".join(f"{' '.join(pair)}\r\n" for pair in bpe["merges"])
+    (words / "merges.txt").write_bytes(merges.encode("utf-8-sig"))
+    prompt = "a red bicycle, watercolor!"
+    assert p2p.load(copy, "cpu").tokenizer(prompt).input_ids == model.tokenizer(prompt).input_ids
+
+
+def test_a_path_from_the_home_folder_and_one_with_a_slash(copy, folder, monkeypatch):
+    """No shell expands ~ in --model=~/model, nor Python."""
+    monkeypatch.setenv("HOME", str(copy.parent))
+    model = p2p.load("~/copy/", "cpu", tokenizer="~/copy/tokenizer", vae="~/copy/vae")
+    assert model.path == str(copy) and model.about == "with the VAE of ~/copy/vae"
 
 
 def test_a_file_of_half_precision_alone_is_found(copy):

@@ -28,7 +28,7 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, files):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.asked, self.is_down = files, [], False
+        self.files, self.asked, self.is_down, self.is_gated = files, [], False, False
         self.url = f"http://127.0.0.1:{self.server_port}"
         Thread(target=self.serve_forever, daemon=True, kwargs=dict(poll_interval=0.01)).start()
 
@@ -69,6 +69,8 @@ class Handler(BaseHTTPRequestHandler):
                      for i, (name, data) in enumerate(files.items())]
         elif api:
             found = dict(id=NAME, modelId=NAME, sha=commit, siblings=[dict(rfilename=name) for name in files])
+        elif self.server.is_gated:
+            return self.answer(403, X_Error_Code="GatedRepo", X_Error_Message="Access to this model is restricted")
         elif file[2] in files:
             return self.answer(200, files[file[2]], ETag=f'"{list(files).index(file[2]):040x}"', X_Repo_Commit=commit)
         else:
@@ -111,13 +113,47 @@ def test_half_precision_fetches_the_files_of_half_precision(hub):
     assert len(weights) == 3 and all(file.endswith(".fp16.safetensors") for file in weights)
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_the_only_variant_that_there_is_is_fetched(hub, model, dtype):
+    """Folders that were saved with variant="bf16", whatever is asked for."""
+    for file in [file for file in hub.files if file.endswith(".fp16.safetensors")]:
+        del hub.files[file]
+    for file in [file for file in hub.files if "/" in file and file.endswith("model.safetensors")]:
+        hub.files[file.replace(".safetensors", ".bf16.safetensors")] = hub.files.pop(file)
+    unet = p2p.load(NAME, "cpu", dtype).unet
+    assert {file.split(".", 1)[1] for file in hub.fetched if "safetensors" in file} == {"bf16.safetensors"}
+    assert torch.equal(unet.conv_in.weight, model.unet.conv_in.weight.to(unet.conv_in.weight.dtype))
+
+
+@pytest.mark.parametrize("address", ["https://huggingface.co/{}", "https://huggingface.co/{}/", "huggingface.co/{}",
+                                     "https://huggingface.co/{}/tree/main?x=1#files", "http://www.hf.co/{}", "{}/"])
+def test_a_pasted_address_is_the_models_name(hub, address):
+    """From the browser's address bar, with or without the branch and a slash at the end."""
+    assert COMMITS["main"] in p2p.load(address.format(NAME), "cpu").path
+    if address == "{}/":
+        assert COMMITS["v1"] in p2p.load(f"https://huggingface.co/{NAME}/tree/v1", "cpu").path
+
+
+def test_without_a_network_it_says_so(hub, capsys):
+    """And not that the model is missing: nobody can know."""
+    hub.shutdown()
+    hub.server_close()
+    assert "no model on the hub" not in refused(NAME, NAME, "the hub cannot be reached", error=FileNotFoundError)
+
+
+def test_a_gated_model_says_what_to_do(hub):
+    """Accept its terms, log in. What it holds is public, its files are not."""
+    hub.is_gated = True
+    refused(NAME, f"{NAME} is gated", f"https://huggingface.co/{NAME}", "hf auth login", error=FileNotFoundError)
+
+
 def test_a_revision_is_pinned_and_found_again(hub):
     """name@revision asks for that one alone, by its commit; one that is not there is named."""
     assert COMMITS["v1"] in p2p.load(f"{NAME}@v1", "cpu").path
     assert all(path.endswith("/revision/v1") or COMMITS["v1"] in path for way, path in hub.asked)
     assert hub.fetched
     assert COMMITS["v1"] in p2p.load(f"{NAME}@{COMMITS['v1']}", "cpu").path
-    refused(f"{NAME}@v2", f"{NAME}@v2", "404", error=FileNotFoundError)
+    refused(f"{NAME}@v2", f"{NAME} on the hub has no revision v2", error=FileNotFoundError)
 
 
 @pytest.mark.parametrize("how", ["closed", "down", "offline", "gone"])
@@ -137,7 +173,7 @@ def test_without_the_hub_the_cache_is_used(hub, monkeypatch, how):
     assert p2p.load("someone/small-model", "cpu").path == first
     assert (hub.asked == []) == (how in ("closed", "offline"))
     if how == "offline":
-        refused("someone/small-model@v1", "someone/small-model@v1", error=FileNotFoundError)
+        refused("someone/small-model@v1", "someone/small-model", "the hub cannot be reached", error=FileNotFoundError)
 
 
 def test_a_second_load_fetches_nothing(hub):
@@ -150,7 +186,8 @@ def test_a_second_load_fetches_nothing(hub):
 
 def test_a_model_that_is_not_there_is_said_in_a_line(hub, capsys):
     """Of the library's paragraphs, one line, with the name; a file's name is not looked for on the hub."""
-    refused("someone/nothing", "no folder or file someone/nothing", "404", error=FileNotFoundError)
+    refused("someone/nothing", "someone/nothing is no folder or file here and no model on the hub", "hf auth login",
+            error=FileNotFoundError)
     assert main(["a car", "a dog", "--model", "someone/nothing"]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and line.startswith("p2p-min: error: ") and "someone/nothing" in line
@@ -164,9 +201,7 @@ def test_a_model_that_is_not_there_is_said_in_a_line(hub, capsys):
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_a_model_without_safetensors_is_refused_before_anything_is_fetched(hub, part):
     """Pickles alone in one part: that part is named."""
-    for file in [file for file in hub.files if file.startswith(f"{part}/") and file.endswith("model.safetensors")]:
-        del hub.files[file]
-    for file in [file for file in hub.files if file.startswith(f"{part}/") and file.endswith("fp16.safetensors")]:
+    for file in [file for file in hub.files if file.startswith(f"{part}/") and file.endswith(".safetensors")]:
         del hub.files[file]
     refused(NAME, NAME, "safetensors", part, error=FileNotFoundError)
     assert hub.fetched == set()

@@ -22,7 +22,7 @@ INSTEAD = {                            # how the content of a file begins, in lo
     (b"gguf",): "a GGUF file, which p2p_min does not read: get the safetensors version",
     (b"version https://git-lfs",): "a Git LFS pointer, not the file itself: run git lfs pull in the clone",
     (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--"): "a web page, not the file: download the file itself",
-    (b"entry not found", b"invalid ", b"access to ", b'{"error'): "a server's error message, not the file: read it"}
+    (b"entry not found", b"invalid ", b"access to ", b'{"error'): "a server's error message, not the file: open it"}
 
 
 @contextmanager

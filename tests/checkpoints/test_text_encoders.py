@@ -156,7 +156,7 @@ def test_an_encoder_with_a_projection_or_a_vision_tower_is_the_text_encoder_in_i
     save(path / "text_encoder", 24)
     assert any("projection" in name for name in load_file(path / "text_encoder" / "model.safetensors"))
     states = ours(p2p.load(path, "cpu"), "a red car")[0]
-    assert torch.equal(states, ours(model, "a red car")[0])
+    assert error(states, ours(model, "a red car")[0]) <= CLOSE
     assert error(states, theirs(path, "a red car", "")[0][0]) <= CLOSE
 
 
@@ -168,4 +168,4 @@ def test_sdxls_second_encoder_keeps_its_projection_and_leaves_out_the_vision(xl_
             "visual_projection.weight": torch.randn(4, 4)}
     save_file(load_file(file) | more, file, metadata=dict(format="pt"))
     for a, b in zip(ours(p2p.load(path, "cpu"), "a red car"), ours(xl, "a red car")):
-        assert torch.equal(a, b)
+        assert error(a, b) <= CLOSE

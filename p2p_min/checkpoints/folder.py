@@ -38,7 +38,7 @@ def load_folder(folder, device, dtype, prediction, spacing, tokenizer, own_vae):
         schedule = Schedule.from_config(config)
     schedule = schedule._replace(prediction=prediction or schedule.prediction, spacing=spacing or schedule.spacing)
     zeros = read_settings(folder / "model_index.json", INDEX)["force_zeros_for_empty_prompt"]
-    about = [f"{name} without the last {n} of its layers (CLIP skip)" for name in encoders if (n := parts[name].skipped)]
+    about = [f"{name} without the last {n} of its layers: CLIP skip" for name in encoders if (n := parts[name].skipped)]
     return dict(parts, tokenizer=words, schedule=schedule, zeros_for_empty=zeros, about=about)
 
 

@@ -85,7 +85,8 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     if vae is not None:
         about.append(f"with the VAE of {vae}")
     model = Model(**parts | dict(path=str(path), about="; ".join(about)))
-    # The parts must fit each other.
+    # Its size must be one, and its parts must fit each other.
+    _ = model.size
     c, latent, second = model.unet.config, model.vae.config["latent_channels"], model.text_encoder_2
     width = model.text_encoder.config.hidden_size + (second.config.hidden_size if second else 0)
     problems = (                                           # what it is, whether it is that

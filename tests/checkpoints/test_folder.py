@@ -389,7 +389,7 @@ def test_clip_skip_is_honoured(copy, model):
         before = model.text_encoder(ids, output_hidden_states=True).hidden_states[1]
         norm = next(part for name, part in model.text_encoder.named_modules() if name.endswith("final_layer_norm"))
         assert torch.equal(loaded.text_encoder(ids).last_hidden_state, norm(before))
-    assert (model.about, loaded.about) == ("", "text_encoder without the last 1 of its layers (CLIP skip)")
+    assert (model.about, loaded.about) == ("", "text_encoder without the last 1 of its layers: CLIP skip")
 
 
 # ---- a VAE from elsewhere ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 
 from .networks.text import spans
 
-JOINTS = "'’-\u2011\u200c"                                # the last: the non-breaking hyphen, the zero-width non-joiner
+JOINTS = "'’-\u2011\u200c"                                # also the non-breaking hyphen, the zero-width non-joiner
 NO_SPACES = ("CJK ", "HIRAGANA ", "KATAKANA", "HALFWIDTH KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
 
 
@@ -27,7 +27,7 @@ class Piece(NamedTuple):
 class Alignment(NamedTuple):
     """M A + M* · own gives every target token a map: the source's, or its own if it is a new word."""
     A: torch.Tensor                    # (source tokens, target tokens); a column sums to 1, for a new word to 0, for a
-                                       # swapped word to its source tokens per target token
+                                       # swap of m source tokens to n target tokens to m/n
     own: torch.Tensor                  # (target tokens,): 1 for a new word, else 0
 
 
@@ -156,7 +156,7 @@ def longest_common(a, b):
     """The longest common subsequence of two lists as index pairs; of several, one in the fewest runs."""
     @cache
     def best(i, j, joins):
-        """(pairs, joints, the pairs) for a[:i], b[:j]. A joint follows another in both; the next may (`joins`)."""
+        """Of a[:i], b[:j]: (pairs, how many directly follow another, the pairs). joins: a[i] goes with b[j]."""
         if i == 0 or j == 0:
             return 0, 0, ()
         options = [best(i - 1, j, False), best(i, j - 1, False)]

@@ -65,9 +65,11 @@ class LocalBlend:
 
         def blend(z, z_star, t):
             """z (1, 4, height, width), z_star (targets, 4, height, width) at the end of the step that began at t."""
-            if 1 - t < self.start - 1e-6 or not (sums or self.words is None):
+            if 1 - t < self.start - 1e-6:
                 return z_star
             if self.words is not None:
+                if not sums:
+                    raise ValueError("the blend saw no maps: a wrapper of model.unet must pass its `looks` on")
                 mask = thresholded(sums["words"], True, z.shape[-2:], self.threshold)
                 if self.subtract is not None:
                     mask = mask & ~thresholded(sums["subtract"], False, z.shape[-2:], self.threshold_subtract)

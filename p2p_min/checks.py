@@ -60,9 +60,10 @@ def check_functions(prompts, guidance, **functions):
          "a finite number in float32, or a function (eps_c, eps_u, t) -> eps", guidance)
     if guidance == 0:
         warnings.warn("guidance 0 leaves the prompts out, so all pictures are the negative prompt's; without guidance "
-                      "is 1 here (0 in diffusers' recipes for turbo models)", stacklevel=3)
+                      "is 1 here (0 in diffusers' recipes for turbo models)", stacklevel=2)
     for name, argument in functions.items():
-        each_of = argument if isinstance(argument, dict) else {"": argument}
+        is_by_prefix = isinstance(argument, dict) and name in ("cross_edit", "self_edit")
+        each_of = argument if is_by_prefix else {"": argument}
         must(all(isinstance(prefix, str) for prefix in each_of), f"prefixes of {name}", "text", list(each_of))
         for each in each_of.values():
             method = dict(blend="begin", recorder="look").get(name, "attend")

@@ -8,11 +8,11 @@ With ᾱ = alphas_cumprod, a step from level ᾱ_t to the level below it, ᾱ_{t
 and inversion is the same with the two levels swapped. All are pure functions. The seed s of the paper's
 DM(z_t, P, t, s) is only used to draw z_T: the steps are deterministic.
 
-Five things are called time, of which the code has names for each:
+Five things could be called time; the code names each:
 
     steps      N, the number of steps of a run
     i          counts them: 0 at pure noise, N - 1 at the last
-    times[i]   the training timestep at which step i asks the network: 999 … 0
+    times[i]   the training timestep at which step i asks the network, such as 981 … 1
     t          the paper's, as edits, blends and watches see it: (N - i)/N, 1 at pure noise, never 0
     step()     goes from level i to the next one; `steps=0.8` of an edit is the part of the run in which it acts
 """
@@ -71,7 +71,9 @@ class Schedule(NamedTuple):
 
 
 def alphas(schedule, times, i):
-    """alphas_cumprod at step i and at the step after it: the noise levels at which step i starts and ends."""
+    """alphas_cumprod where step i starts and ends. As in diffusers, its end and the next one's start are a little apart
+    with "trailing" or "linspace" where N does not divide the schedule.
+    """
     below = times[i] - len(schedule.alphas_cumprod) // len(times)
     return (schedule.alphas_cumprod[times[i]].item(),
             schedule.alphas_cumprod[below].item() if below >= 0 else schedule.final_alpha)

@@ -18,8 +18,8 @@ from .inversion import Inversion, check_finite, check_same_model, fingerprint
 from .networks.text import encode
 from .pictures import png, sheet, to_image
 
-# At most this many rows in one call. One call of four is 1.3 times as fast as two calls of two, and one of eight 1.05
-# times as fast; more rows gain nothing (toy model, one CPU thread), and memory would double.
+# The unconditional rows join the prompts' call if it then has at most this many rows: a call of four is 1.3 times as
+# fast as two of two, one of eight 1.05 times as fast as two; more rows gain nothing, and memory would double.
 ONE_CALL = 8
 
 
@@ -62,8 +62,8 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     negative    the unconditional prompt
     steps       number of DDIM steps
     guidance    w in eps_u + w (eps_c - eps_u); 1 is the conditional prediction alone, and halves the work; or a
-                function (eps_c, eps_u, t) -> eps of the rows that get guidance, (rows, 4, height/f, width/f), fp32
-    seed        of the noise, which is drawn on the CPU, so that a seed gives the same picture on every device
+                function (eps_c, eps_u, t) -> eps of the rows that get guidance, fp32 (v, if the model predicts v)
+    seed        of the noise, which is drawn on the CPU, so that a seed gives the same noise on every device
     height, width   of the pictures, in pixels; None: the model's own size
     latents     the noise itself, (1, 4, height/f, width/f) shared, or one per prompt; None: from the seed
     inversion   of a picture, from `invert`, or a Result of an earlier run: the source is that picture, and the first
@@ -118,9 +118,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
         sampler or step, watches, progress)
     w = "its guidance" if callable(guidance) else f"guidance {guidance:g}"
     images = decode(model, z, f"an edit, a blend or {w} caused this, or ")
-    # The source, for later edits; direct inversion ignores its guidance.
-    made_with = 1.0 if callable(guidance) else guidance
-    source = Inversion(trajectory, prompts[0], "direct", made_with, fingerprint=ours)
+    source = Inversion(trajectory, prompts[0], "direct", 1.0, fingerprint=ours)            # for later edits
     return Result(images, z, source, list(prompts))
 
 
@@ -135,7 +133,7 @@ def algorithm_1(model, z, times, context, unconditional, guidance, edits, edit_u
     trajectory = [z[:1]]
     # Which rows get guidance, and whether anybody needs the time.
     first = 0 if source_trajectory is None or edit_unconditional else 1
-    guided_rows = slice(first, None if guidance != 1 else 0)
+    guided_rows = slice(0, 0) if guidance == 1 else slice(first, None)
     are_plain = edits.cross_edit is edits.self_edit is None and not edits.looks
     for i, timestep in enumerate(bar(progress, times, "denoising")):
         t = (len(times) - i) / len(times)                                       # 1 is pure noise

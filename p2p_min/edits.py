@@ -1,9 +1,9 @@
 """The paper's edits (section 3.2) as one formula, and the functions that build it.
 
-    M_hat = w · (M A + M* · own) + (1 − w) · M*        per target token
+    M_hat = c · [w · (M A + M* · own) + (1 − w) · M*]      per target token; rows need not sum to 1 afterwards
 
-An Edit is a function (M, M_star, t) -> M_hat; attention.py explains the three. The edits made here also say when they
-are `active`, so that maps are computed only where they are edited.
+`CrossEdit` is the bracket: w is 1 while t is inside the token's window, else 0; A and own are its `align.Alignment`.
+`Reweight` is the c, in a window of its own. Both say when they are `active`, so that other maps are never computed.
 """
 from dataclasses import dataclass
 
@@ -41,10 +41,7 @@ def windows_of(start, end):
 
 @dataclass(frozen=True, eq=False)
 class CrossEdit:
-    """The formula above. A (targets, source tokens, tokens); own, start, end (targets, tokens).
-
-    own is 1 where the target keeps its own map; start and end are each token's window.
-    """
+    """The bracket above. A (targets, source tokens, tokens); own, start, end (targets, tokens)."""
     A: torch.Tensor
     own: torch.Tensor
     start: torch.Tensor
@@ -107,7 +104,8 @@ class SelfReplace:
 def check(per_token, M_star):
     """Raises ValueError if an edit was built for other prompts than those of the maps."""
     targets, tokens = per_token.shape
-    n, keys = M_star.shape[::4]
+    n = M_star.shape[0]
+    keys = M_star.shape[-1]
     must((targets, tokens) == (n, keys), "the maps for this edit",
          f"of {targets} targets and {tokens} tokens, as it was built for", f"{n} targets and {keys} keys")
 

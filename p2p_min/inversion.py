@@ -1,7 +1,7 @@
 """Inversion: latents from which a picture's prompt generates that picture again, so that it can be edited.
 
-All four methods follow the DDIM trajectory from the picture up to noise (Song et al. 2020). When sampling back down,
-guidance and rounding drift away from this trajectory. The methods differ in how they correct that:
+All four methods follow the DDIM trajectory from the picture up to noise, without guidance (Song et al. 2020). On the
+way down, guidance and rounding drift away from it. The methods differ in how they correct that:
 
     ddim             not at all
     null-text        unconditional embeddings, optimised step by step to stay on it (Mokady et al. 2022)
@@ -180,7 +180,7 @@ def fingerprint(model, times):
 def check_same_model(inversion, ours):
     """Raises ValueError if a model of another kind or schedule than `ours` made it; warns if its weights differ."""
     for name, numbers in (inversion.fingerprint or {}).items():
-        a, b = (torch.tensor(each, dtype=torch.float64) for each in (numbers, ours[name]))
+        a, b = (torch.tensor(each, dtype=torch.float64) for each in (numbers, ours.get(name, ())))
         tolerance = 2 ** -8 if name == "checkpoint" else 1e-4                  # the rounding error of bfloat16
         if a.shape == b.shape and torch.allclose(a, b, tolerance, 1e-6, equal_nan=True):
             continue

@@ -23,7 +23,7 @@ IGNORED = """
 
 class Context(NamedTuple):
     """The UNet's conditioning for some prompts, one row each. Without SDXL, the last two are None."""
-    states: torch.Tensor               # (rows, tokens, width): the paper's P as the cross-attention sees it
+    states: torch.Tensor               # (rows, tokens, width): the paper's ψ(P), as the cross-attention sees it
     pooled: torch.Tensor | None = None             # (rows, width): each prompt as one vector
     sizes: torch.Tensor | None = None              # (rows, 6): height, width, crop (top, left), target height, width
 

@@ -11,7 +11,7 @@ Stable Diffusion 1.5 at 512 pixels (r: a resnet; a: a resnet and a transformer, 
     down_blocks.2    a a    1280    16 × 16                 up_blocks.0      r r r    1280     8 × 8
     down_blocks.3    r r    1280     8 × 8                  mid_block        a r      1280     8 × 8
 
-Each layer on the way up also gets an output of the way down: the last that is left of conv_in, layers and halvings.
+Each resnet on the way up also takes one stored output of the way down (conv_in, layers, halvings), newest first.
 """
 import math
 
@@ -166,7 +166,7 @@ class Block(nn.Module):
         return outputs
 
     def up(self, x, skips, size, time, context, edits):
-        """skips: one for each resnet, last first; size: that of the block above."""
+        """skips: one for each resnet, in the order of the way down; size: that of the block above."""
         for i, skip in enumerate(reversed(skips)):
             x = self.layer(i, torch.cat([x, skip], dim=1), time, context, edits)
         for upsample in self.upsamplers:
@@ -246,7 +246,7 @@ class UNet(nn.Module):
         context     (all rows, keys, width)        the text's states; or a `text.Context`, as SDXL needs
         cross_edit, self_edit                      an Edit (see attention.py), or {module-name prefix: Edit}
         t           float in (0, 1]                the time that is passed to the edits; None: there are none
-        rows        how many of the first rows the edits and looks see: prompts; 0 in an unconditional call. None: all
+        rows        how many of the first rows the edits and looks see, 0 in a call of unconditional rows; None: all
         looks       functions (M, M_star, M_hat, t), or {module-name prefix: function}, that see the cross-attention
         returns     (all rows, 4, height, width)
         Raises ValueError for a prefix that matches no attention layer.

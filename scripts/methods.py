@@ -1,4 +1,4 @@
-"""Four published methods, each written with the library's arguments: no patch, no hook; and what they do on the toy.
+"""Eight published methods, each written with the library's arguments: no patch, no hook; and what they do on the toy.
 
     python scripts/methods.py [METHOD ...] [--seeds 8] [--out scripts/gallery]     pictures, and numbers for each row
     python scripts/methods.py --table [--seeds 8]                      what each self-attention does: three columns
@@ -6,11 +6,14 @@
 Each method is followed by a function that tries it on the toy, with the judge of scripts/toy. Seeds are 0, 1, …, none
 left out. Prompts and settings were chosen on a few of them: for MasaCtrl, of five pairs of prompts (three seeds); for
 FPE, of three choices of layers and steps (two); for paint-with-words, of two boxes and five weights (two or three); for
-Attend-and-Excite, of four prompts (six), and six losses and sizes (four).
+Attend-and-Excite, of four prompts (six), and six losses and sizes (four); for StyleAligned, of six pairs (three); for
+Perturbed-Attention Guidance, of two prompts and seven choices of layers (five); for edit-friendly DDPM, of two windows
+of injection (three).
 """
 import argparse
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,16 +21,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.functional import scaled_dot_product_attention as sdpa
+from torch.special import entr
 
 import p2p_min as p2p
 from p2p_min.align import tokens_of
-from p2p_min.ddim import timesteps
-from p2p_min.networks.text import encode
-from p2p_min.pictures import sheet
+from p2p_min.ddim import alphas, predict, predict_z_0, timesteps, to_eps
+from p2p_min.editing import decode
+from p2p_min.networks.text import Context, encode
+from p2p_min.pictures import sheet, to_tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "scripts" / "toy"))
 import judge as judging  # noqa: E402
+import world  # noqa: E402
 
 GUIDANCE = 5.0
 BALL, BOX = "a ball on the grass", (slice(7, 14), slice(9, 15))         # rows and columns of the 16 × 16 latent
@@ -179,6 +185,164 @@ def try_attend_and_excite(model, judge, seeds, steps=20):
                              both=int((castle[name].there & house[name].there).sum())) for name in rows}
 
 
+# ---- StyleAligned --------------------------------------------------------------------------------------------------
+
+def style_aligned(adain=True):
+    """StyleAligned (Hertz et al. 2023): the targets see the source's keys and values beside their own.
+
+    Where to look is drawn towards the source by AdaIN: each channel of the targets' queries and keys gets the mean and
+    standard deviation that it has in the source. The authors do this in every layer and step, and edit the
+    unconditional rows too: `edit_unconditional=True`. Each picture has noise of its own.
+    adain    whether to do so, or only to share
+    returns  a self_edit
+    """
+    def aligned(x):                                        # (rows, heads, pixels, d)
+        mean, std = x.mean(2, keepdim=True), (x.var(2, keepdim=True, unbiased=False) + 1e-5) ** 0.5
+        return (x - mean) / std * std[:1] + mean[:1] if adain else x
+
+    def attend(q, k, v, size, t):
+        k, v = (torch.cat([x[:1].expand_as(x), x], 2) for x in (aligned(k), v))
+        return sdpa(aligned(q), k, v)                      # the source sees its own twice, which changes nothing
+    return SimpleNamespace(attend=attend)
+
+
+def try_style_aligned(model, judge, seeds, steps=20):
+    """Claim: another object in the same style. Here its colour: as the judge names it; and how far off, of 255."""
+    prompts, rows = [BALL, "a car on the grass"], {}
+    for seed in seeds:
+        z = noise([seed, 100 + seed])
+        source, alone = sample(model, prompts, steps=steps, latents=z)
+        shared, aligned = (sample(model, prompts, None, style_aligned(adain), steps=steps, latents=z,
+                                  edit_unconditional=True)[1] for adain in (False, True))
+        add(rows, {"a ball": source, "a car": alone, "shared": shared, "shared, AdaIN": aligned})
+    ball, car = read(judge, rows, "ball")["a ball"], read(judge, rows, "car")
+
+    def color(name, seen):                                 # the mean of the object's cells, which have 4 × 4 pixels
+        return np.array([np.asarray(image)[np.kron(where, np.ones((4, 4), bool))].mean(0)
+                         for image, where in zip(rows[name], seen.where)])
+    return rows, {name: dict(colour_taken=int((seen.colors == ball.colors).sum()), car=int(seen.there.sum()),
+                             colour_off=float(abs(color(name, seen) - color("a ball", ball)).mean()))
+                  for name, seen in car.items() if name != "a ball"}
+
+
+# ---- Perturbed-Attention Guidance ----------------------------------------------------------------------------------
+
+def perturbed_attention(model, guidance, scale=3.0, layers="up_blocks.2.attentions.1"):
+    """Perturbed-Attention Guidance (Ahn et al. 2024): eps_c + s (eps_c - eps_p), away from pictures without structure.
+
+    eps_p comes from a second call, in which some self-attention maps are the identity: a pixel sees only itself. The
+    run's guidance w will multiply what is added to eps_c here, so that is s/w times the difference; in all it becomes
+    eps_u + w (eps_c - eps_u) + s (eps_c - eps_p). With w = 1 it is guidance by itself.
+    guidance  w, a number. Not for runs with edit_unconditional: there rows are given in the unconditional call too
+    layers    a prefix of names; the authors take "mid_block" of Stable Diffusion, which does nothing in the toy
+    returns   a model to use in place of this one
+    """
+    identity = {layers: SimpleNamespace(attend=lambda q, k, v, size, t: v)}
+
+    class Perturbed:
+        def __getattr__(self, name):
+            return getattr(model.unet, name)
+
+        def __call__(self, z, timestep, context, cross_edit=None, self_edit=None, t=None, rows=None, looks=()):
+            eps = model.unet(z, timestep, context, cross_edit, self_edit, t, rows, looks)
+            if rows:                                       # 0 in an unconditional call, None in an inversion
+                prompts = Context(*(part if part is None else part[:rows] for part in context))
+                edits = self_edit if isinstance(self_edit, dict) else {"": self_edit}
+                eps_p = model.unet(z[:rows], timestep, prompts, cross_edit, {**edits, **identity}, t, rows)
+                eps[:rows] += scale / guidance * (eps[:rows] - eps_p)
+            return eps
+    return replace(model, unet=Perturbed())
+
+
+def try_perturbed_attention(model, judge, seeds, steps=20):
+    """Claim: better structure, with guidance and without. How much the judge doubts what is there, in bits for each
+    picture (chosen after the pictures were seen, since they were clearer); and how often both objects are there."""
+    prompts, z, rows = ["a house and a castle"] * (1 + len(seeds)), noise([0, *seeds]), {}
+    for w in (1.0, GUIDANCE):
+        for name, each in (("alone", model), ("perturbed", perturbed_attention(model, w))):
+            rows[f"guidance {w:g}, {name}"] = sample(each, prompts, guidance=w, steps=steps, latents=z)[1:]
+    house, castle = (read(judge, rows, kind) for kind in ("house", "castle"))
+    chances = {name: judging.read(judge, images).kinds.sigmoid() for name, images in rows.items()}
+    return rows, {name: dict(doubt=float((entr(p) + entr(1 - p)).sum(1).mean() / math.log(2)),
+                             both=int((castle[name].there & house[name].there).sum())) for name, p in chances.items()}
+
+
+# ---- edit-friendly DDPM inversion ----------------------------------------------------------------------------------
+
+def edit_friendly(model, x_0, steps, seed=0):
+    """Edit-friendly DDPM inversion (Huberman-Spiegelglas et al. 2024): noise that makes a picture, and its edits.
+
+    The picture's x_t are drawn, each with noise of its own. What the mean of a DDPM step from x_t lacks to reach
+    x_{t-1} is then that step's noise, for the targets too: more than usual, and with something of the picture in it.
+    (The authors leave out the last step's, so that the source is nearly exact, and may skip the first steps.)
+    x_0      the picture's latents, (1, 4, h, w): the source, to the bit
+    returns  latents and sampler of a run
+    """
+    times, generator = timesteps(model.schedule, steps), torch.Generator().manual_seed(seed)
+    x = [x_0]
+    for i in reversed(range(steps)):
+        alpha, _ = alphas(model.schedule, times, i)
+        eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+        x.insert(0, alpha ** 0.5 * x_0 + (1 - alpha) ** 0.5 * eps)
+
+    def sampler(schedule, z_t, output, times, i):
+        alpha, below = alphas(schedule, times, i)
+        variance = (1 - below) / (1 - alpha) * (1 - alpha / below)
+        eps = to_eps(schedule, output, z_t, alpha)
+        mean = below ** 0.5 * predict_z_0(z_t, eps, alpha) + (1 - below - variance) ** 0.5 * eps
+        return torch.cat([x[i + 1], mean[1:] + (x[i + 1] - mean[:1])])
+    return x[0], sampler
+
+
+def ddcm(x_0, seed=0):
+    """DDCM, in InfEdit (Xu et al. 2024): an edit without an inversion, since the source's z_0 is known.
+
+    By how much the model misses it is taken off the targets' z_0 too. Then all get the same new noise, as samplers of
+    consistency models do; after the last step none.
+    x_0      the picture's latents, (1, 4, h, w): the source, to the bit
+    returns  a sampler
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def sampler(schedule, z_t, output, times, i):
+        z_0, (_, below) = predict(schedule, z_t, output, times, i), alphas(schedule, times, i)
+        z_0 = x_0 + (z_0 - z_0[:1])
+        eps = torch.randn(x_0.shape, generator=generator).to(x_0)
+        return z_0 if i + 1 == len(times) else below ** 0.5 * z_0 + (1 - below) ** 0.5 * eps
+    return sampler
+
+
+@torch.no_grad()
+def try_edit_friendly(model, judge, seeds, steps=20):
+    """Claim: the source comes back exactly, and edits keep its structure. Drawn balls become cakes, in P2P's way or by
+    the prompt alone. PSNR in dB: of the source; of the edited picture where neither ball nor cake is drawn."""
+    rows, numbers, cake = {}, {}, judging.KINDS.index("cake")
+    for seed in seeds:
+        color = list(world.COLORS)[seed % len(world.COLORS)]
+        scene = world.Scene(seed, "", "on the grass", (world.Thing("ball", color, named=frozenset({"color"})),))
+        (picture, ball), (_, right) = (world.render(each) for each in (scene, world.change(scene, kind="cake")))
+        prompts = [world.caption(scene), world.caption(world.change(scene, kind="cake"))]
+        x_0 = model.vae.encode(to_tensor(picture)).float()
+        swap = p2p.replace(model.tokenizer, prompts, 0.6), p2p.self_replace(0.4)
+        z, sampler = edit_friendly(model, x_0, steps, seed)
+        ddim = p2p.invert(model, picture, prompts[0], steps=steps, method="ddim")
+        runs = {"from noise": sample(model, prompts, steps=steps, seed=seed),
+                "DDIM, word swap": sample(model, prompts, *swap, steps=steps, inversion=ddim),
+                "edit-friendly": sample(model, prompts, steps=steps, latents=z, sampler=sampler),
+                "edit-friendly, word swap": sample(model, prompts, *swap, steps=steps, latents=z, sampler=sampler),
+                "DDCM, word swap": sample(model, prompts, *swap, steps=steps, seed=seed, sampler=ddcm(x_0, seed))}
+        stays, drawn = (ball["object 0"] == 0) & (right["object 0"] == 0), decode(model, x_0)[0]      # through the VAE
+        add(rows, {"drawn": drawn, **{name: run[1] for name, run in runs.items()}})
+        for name, run in runs.items():
+            seen = judging.read(judge, run[1:])
+            numbers.setdefault(name, []).append((
+                psnr(run[0], drawn), psnr(run[1], drawn, stays), seen.kinds[0, cake] > 0,
+                list(world.COLORS)[seen.colors[0, cake].argmax()] == color))
+    return rows, {name: dict(source=float(np.mean(source)), outside=float(np.mean(outside)), cake=int(sum(there)),
+                             colour_kept=sum(kept))
+                  for name, of_name in numbers.items() for source, outside, there, kept in [zip(*of_name)]}
+
+
 # ---- what each self-attention does ---------------------------------------------------------------------------------
 
 def ablation(model, seeds, steps=20, prompt="a red car on the beach"):
@@ -218,6 +382,12 @@ def add(rows, images):
         rows.setdefault(name, []).append(image)
 
 
+def psnr(image, other, where=None):
+    """In dB, over the pixels where it is true; 100 for equal pictures."""
+    off = np.subtract(image, other, dtype=float)[... if where is None else where]
+    return min(100.0, 20 * math.log10(255 / max(1e-9, (off ** 2).mean() ** 0.5)))
+
+
 def read(judge, rows, kind):
     """What the judge sees of one kind of object, {row: …}: there, colors, size (n,), where (n, 16, 16), boolean."""
     k, found = judging.KINDS.index(kind), {}
@@ -229,7 +399,9 @@ def read(judge, rows, kind):
 
 
 METHODS = dict(masactrl=try_masactrl, free_prompt_editing=try_free_prompt_editing,
-               paint_with_words=try_paint_with_words, attend_and_excite=try_attend_and_excite)
+               paint_with_words=try_paint_with_words, attend_and_excite=try_attend_and_excite,
+               style_aligned=try_style_aligned, perturbed_attention=try_perturbed_attention,
+               edit_friendly=try_edit_friendly)
 SHOWN = 5                                                                # seeds in a picture: it stays below 200 KB
 
 

@@ -432,7 +432,7 @@ def main():
         picture.quantize(256).save(args.out / f"{method}.png", optimize=True)
         print(f"{method}, {len(seeds)} seeds")
         for name, found in numbers.items():
-            print(f"  {name:18}", "  ".join(f"{what} {x:g}" if isinstance(x, int) else f"{what} {x:.2f}"
+            print(f"  {name:24}", "  ".join(f"{what} {x:g}" if isinstance(x, int) else f"{what} {x:.2f}"
                                            for what, x in found.items()), flush=True)
 
 

@@ -148,7 +148,8 @@ def photo(tmp_path):
 def test_image_is_inverted_and_edited(run, model, photo, arguments, size, taken):
     """--image: it is inverted as --invert says (direct), resized as the output says, and edited as the library does."""
     status, out, err = run(SOURCE, TARGET, "--image", "../photo.png", "--singles", *arguments)
-    assert status == 0 and f"60 × 40 taken as {taken}" in out and not err
+    assert status == 0 and f"60 × 40 taken as {taken}" in out
+    assert not err or arguments == ["--invert", "null-text"] and "null-text ends" in err   # untrained, in three steps
     method = arguments[1] if arguments else "direct"
     inversion = p2p.invert(model, photo[0], SOURCE, method, 3, size=size)
     edits = p2p.auto(model.tokenizer, [SOURCE, TARGET]), p2p.self_replace()

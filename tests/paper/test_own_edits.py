@@ -360,7 +360,7 @@ def test_t_at_most_tau_is_a_window_without_luck(model):
 # ---- compilers -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13), reason="2.6 compiles edits wrongly")
-@pytest.mark.parametrize("edited, most", [(False, 1), (True, 4)])
+@pytest.mark.parametrize("edited, most", [(False, 1), pytest.param(True, 4, marks=pytest.mark.long)])
 def test_a_compiled_unet_is_not_compiled_anew_each_step(model, tokenizer, edited, most):
     """Ten steps need a few graphs, with and without what an edit does at that t, not one for each t; twenty need no
     more. The latents are the same.

@@ -6,7 +6,7 @@ import sys
 import warnings
 from functools import partial
 
-from p2p_min.cli.options import parse
+from p2p_min.cli.options import brief, parse
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")        # CUDA and MPS; CPU; CPU
 
@@ -18,19 +18,16 @@ def main(argv=None):
     is_ours = argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     on_ctrl_c = partial(signal.signal, signal.SIGINT) if is_ours else lambda handler: None
     on_ctrl_c(signal.SIG_DFL)
-
     # A terminal without "×" must not end the run, and a log must have each line at once.
     for stream in sys.stdout, sys.stderr:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace", line_buffering=True)
-
     argv = sys.argv[1:] if argv is None else argv
     try:
         with warnings.catch_warnings():
             args = parse(argv)
             warnings.simplefilter("ignore")                # of the libraries, whose import takes seconds
             from p2p_min.cli.run import run
-
             on_ctrl_c(signal.default_int_handler)
             run(args, shlex.join(["python", "-m", "p2p_min", *argv]))
     except BrokenPipeError:                                # nobody reads on, as after `| head -1`
@@ -42,7 +39,7 @@ def main(argv=None):
             message = "not enough memory; try a smaller --height and --width, or --dtype"
         elif isinstance(error, RuntimeError):
             raise
-        print("p2p-min: error:", message.splitlines()[0], file=sys.stderr)
+        print("p2p-min: error:", brief(message), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

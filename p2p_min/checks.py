@@ -1,4 +1,5 @@
 """What is a number, a window, a choice; and the checks of a run. The command line uses these without torch."""
+import re
 import warnings
 from numbers import Integral, Real
 
@@ -7,6 +8,7 @@ LARGEST_SIDE = 4096                            # pixels: beyond that, attention 
 
 SPACINGS = ("leading", "trailing", "linspace")             # of the timesteps
 PREDICTIONS = ("epsilon", "v_prediction")                  # of the UNet
+WEBUI = re.compile(r"\(\([^()\n]+\)|\([^()\n]+:[\d.]+\)|\[[^][\n]+\]|\bBREAK\b|<\w+:[^<>\n]+>")     # in prompts
 METHODS = ("ddim", "null-text", "negative-prompt", "direct")           # of inversion
 
 
@@ -46,10 +48,15 @@ def window(steps):
     return float(pair[0]), float(pair[1])
 
 
-def check_prompts(prompts, targets=0):
-    """Raises ValueError unless prompts are a list of texts with a source and at least so many targets."""
+def check_prompts(prompts, targets=0, negative=""):
+    """Raises ValueError unless prompts are a list of texts with a source and at least so many targets; and warns of the
+    syntax of other tools in them, which is plain text here.
+    """
     must(isinstance(prompts, (list, tuple)) and len(prompts) > targets, "prompts",
          "a list of texts, the source first" + ", then at least one target" * (targets > 0), prompts)
+    if found := WEBUI.search("\n".join(map(str, [*prompts, negative]))):
+        warnings.warn(f"{shorten(found[0])!r} is plain text here; reweight (--reweight WORD=C) weights a word, [ ] and "
+                      "BREAK do nothing, and LoRAs are not supported", stacklevel=1)
 
 
 def check_functions(prompts, guidance, **functions):

@@ -79,7 +79,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     progress    whether to show a progress bar on standard error; or a function (steps, desc) -> steps, like tqdm
     Returns a `Result`; raises ValueError for anything that cannot be done, saying why.
     """
-    check_prompts(prompts)
+    check_prompts(prompts, negative=negative)
     check_functions(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, sampler=sampler,
                     recorder=recorder, watch=watch)
     guidance = guidance if callable(guidance) else float(guidance)             # accepts Fraction and NumPy numbers

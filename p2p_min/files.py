@@ -7,10 +7,7 @@ from pathlib import Path
 
 
 def write(path, content):
-    """Writes the bytes to a file, whole or not at all. A link stays, and the file that it leads to is written.
-
-    Raises ValueError if the file cannot be written.
-    """
+    """Writes bytes to a file, or where a link leads, whole or not at all. Raises ValueError if that is not possible."""
     target = Path(os.path.realpath(path))
     unfinished = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -24,27 +21,19 @@ def write(path, content):
 
 
 def check_files(inputs, outputs):
-    """Raises ValueError if an output cannot be written, or is the same file as an input or as another output.
-
-    inputs, outputs  pairs (option, path)
-    """
+    """Raises ValueError if an output, (option, path), cannot be written, or is also an input or another output."""
     others = list(inputs)
     for option, path in outputs:
         # A run of minutes must not be lost at its end: only writing shows whether one can write.
-        target = Path(os.path.realpath(path))
+        target = os.path.realpath(path)
         try:
-            tempfile.TemporaryFile(dir=target.parent).close()
+            tempfile.TemporaryFile(dir=os.path.dirname(target)).close()
             with suppress(FileNotFoundError):
                 open(target, "r+b").close()
         except OSError as error:
             raise ValueError(f"{option}: {path} cannot be written: {error.strerror or error}") from None
-        for other, its_path in others:
-            if same(path, its_path):
+        for other, its_path in others:                     # one file may have several names: links, other spellings
+            both = target, os.path.realpath(its_path)
+            if both[0] == both[1] or all(map(os.path.exists, both)) and os.path.samefile(*both):
                 raise ValueError(f"{option} and {other} are the same file, {path}; one of them needs another name")
         others.append((option, path))
-
-
-def same(a, b):
-    """Whether two paths lead to one file, which may have several names (links, other spellings)."""
-    a, b = os.path.realpath(a), os.path.realpath(b)
-    return a == b or os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)

@@ -2,22 +2,22 @@
 import io
 import os
 import textwrap
+import warnings
 from contextlib import suppress
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
 
 from .checks import LARGEST_SIDE, is_whole, must
 
 MARGIN = 12                                    # of a sheet
 # Fonts of systems, for captions with letters that Pillow's own font lacks; it has little more than ASCII.
-FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf",
-         "NotoSansCJK-Regular.ttc")
+FONTS = "DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc"
 
 
 def read_picture(path, ground="white"):
-    """A picture file as an RGB picture, rotated as its EXIF data say, with `ground` behind transparent parts.
+    """A picture file in sRGB, rotated as its EXIF data say, with `ground` behind transparent parts.
 
     Raises FileNotFoundError or ValueError, with a one-line message, for anything that Pillow cannot read.
     """
@@ -39,28 +39,39 @@ def open_rgb(file, ground, name, formats=None):
 
 
 def to_rgb(image, ground="white"):
-    """Any PIL picture of 8 or 16 bits as RGB, with `ground` behind transparent parts. Raises ValueError for others."""
+    """Any PIL picture of 8 or 16 bits in sRGB, with `ground` behind transparent parts. Raises ValueError for others."""
     must(isinstance(image, Image.Image), "a picture or mask", "a PIL picture, such as Image.fromarray(array)", image)
-    if image.mode.startswith("I;16"):                      # Pillow would make all above 255 white
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if image.mode in ("F", "I"):
         raise ValueError("a picture of floats or of 32 bits does not say which number is white; make it one of 8 bits, "
                          "such as Image.fromarray((255 * array).astype(np.uint8))")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
-    return image.convert("RGB")
+    rgb = image
+    if image.mode.startswith("I;16"):                      # Pillow would make all above 255 white
+        rgb = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if rgb.has_transparency_data:
+        rgb = rgb.convert("RGBA")
+        rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, ground), rgb)
+    rgb = rgb.convert("RGB")
+    # From the colours of its ICC profile; grey and inks may have one of their own.
+    if profile := image.info.get("icc_profile"):
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            is_own = dict(L="GRAY", CMYK="CMYK").get(image.mode) == profile.profile.xcolor_space.strip()
+            srgb = ImageCms.createProfile("sRGB")
+            rgb = ImageCms.profileToProfile(image if is_own else rgb, profile, srgb, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ImportError) as error:
+            warnings.warn(f"a picture's colours are read as sRGB, as its profile cannot be used: {error}", stacklevel=2)
+        rgb.info.pop("icc_profile", None)                  # so that nobody converts it again
+    return rgb
 
 
 def fit(image, size, factor, resample=Image.Resampling.LANCZOS):
-    """The picture resized to `size` and cropped evenly to multiples of `factor`.
+    """The picture resized to `size` and cropped evenly to multiples of `factor`. Raises ValueError for invalid sizes.
 
     size  pixels of the shorter side, keeping the aspect ratio; or (height, width), which the picture fills
-    Raises ValueError for an invalid size.
     """
     pair = (size, size) if is_whole(size) else size
-    must(isinstance(pair, (tuple, list)) and len(pair) == 2
-         and all(is_whole(n) and factor <= n <= LARGEST_SIDE for n in pair),
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+    must(is_pair and all(is_whole(n) and factor <= n <= LARGEST_SIDE for n in pair),
          "size", f"pixels of the shorter side, or (height, width), from {factor} to {LARGEST_SIDE}", size)
     image = to_rgb(image)
     if is_whole(size):
@@ -82,11 +93,9 @@ def to_image(x):
 
 
 def sheet(images, captions, columns=None, side=256):
-    """Pictures side by side, each above its caption.
+    """PIL pictures of one size, each above its caption, in so many columns (None: all in one row).
 
-    images    PIL pictures of one size; small ones are enlarged by a whole factor to at least `side` pixels
-    captions  one text per picture
-    columns   pictures per row; None: all in one row
+    Small ones are enlarged by a whole factor to at least `side` pixels.
     """
     columns = columns or len(images)
     factor = max(1, -(-side // max(images[0].size)))
@@ -94,10 +103,8 @@ def sheet(images, captions, columns=None, side=256):
     font = font_for("".join(captions), max(14, width // 18))
     texts = [wrap(text, font, width) for text in captions]
     line = font.getbbox("Ag" + "".join(map("".join, texts)))[3] + 4
-    lines = max(len(text) for text in texts)
-    cell_w, cell_h = width + MARGIN, height + lines * line + MARGIN
-    rows = -(-len(images) // columns)
-    page = Image.new("RGB", (columns * cell_w + MARGIN, rows * cell_h + MARGIN), "white")
+    cell_w, cell_h = width + MARGIN, height + max(map(len, texts)) * line + MARGIN
+    page = Image.new("RGB", (columns * cell_w + MARGIN, -(-len(images) // columns) * cell_h + MARGIN), "white")
     draw = ImageDraw.Draw(page)
     for i, (image, text) in enumerate(zip(images, texts)):
         x, y = MARGIN + i % columns * cell_w, MARGIN + i // columns * cell_h

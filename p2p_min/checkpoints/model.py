@@ -65,7 +65,7 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         raise ValueError(f"the device {device!r} cannot be used here, but maybe cpu, cuda, cuda:1 or mps: "
                          f"{str(error).splitlines()[0]}") from None
     device, dtype = torch.device(device), getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype

@@ -24,24 +24,16 @@ LOAD = ("model", "device", "dtype", "prediction", "spacing", "tokenizer", "vae")
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):                              # argparse would print the usage and exit
-        raise ValueError(f"{message} (see --help)")
+        raise ValueError(f"{message} (see --help; prompts go before options)")
 
 
-# ---- what a text means ---------------------------------------------------------------------------------------------
-
-def written(form):
-    """Makes a function that reads a text a `type` of argparse, which says that other texts "must be `form`"."""
-    def decorate(read):
-        def convert(text):
-            try:
-                return read(text)
-            except ValueError:
-                raise argparse.ArgumentTypeError(f"must be {form}, not {text!r}") from None
-        return convert
-    return decorate
+def brief(message):
+    """The first line of a message, its middle left out if it is long, as by a prompt that somebody pasted."""
+    line = str(message).splitlines()[0]
+    return line if len(line) <= 400 else f"{line[:240]} … {line[-157:]}"
 
 
-@written("a fraction of the steps from 0 to 1, such as 0.8, or a window, such as 0.2,0.7")
+# ---- what a text means; argparse says which is "invalid" ------------------------------------------------------------
 def steps(text):
     numbers = [float(part) for part in text.split(",")]
     return window(numbers if len(numbers) > 1 else numbers[0])
@@ -52,38 +44,25 @@ def word_steps(text):
     return word or "default_", steps(value)
 
 
-@written("WORD=C or WORD=C,C,… with numbers C")
 def factors(text):
     word, numbers = text.rsplit("=", 1)
     return word, [float(number) for number in numbers.split(",")]
 
 
-@written("pixels, such as 512 for the shorter side, or 768x512 for width and height")
 def size(text):
     width, x, height = text.partition("x")
     return (int(height), int(width)) if x else int(width)
 
 
-@written("a port number, from 0 (any free one) to 65535")
-def port(text):
-    if int(text) not in range(65536):
-        raise ValueError
-    return int(text)
-
-
 # ---- the options ---------------------------------------------------------------------------------------------------
-
-def build_parser(is_live=False):
-    """All options, or only those that go with --live."""
+def build_parser():
     parser = Parser(
         usage="python -m p2p_min SOURCE TARGET [TARGET ...] [options]", epilog=EXAMPLES, allow_abbrev=False,
-        description="Prompt-to-Prompt: edit a generated picture by editing its prompt (Hertz et al. 2022).\n"
-                    "Generates SOURCE, and each TARGET with SOURCE's attention maps, side by side in one picture.",
+        description="Prompt-to-Prompt (Hertz et al. 2022): SOURCE, and each TARGET with SOURCE's attention maps.",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", metavar="SOURCE", nargs="?", help="the prompt of the picture to edit")
-    add("targets", metavar="TARGET", nargs="?" if is_live else "*", default=[],
-        help="an edited prompt: a word swap if it has as many words as SOURCE, otherwise an added phrase")
+    add("targets", metavar="TARGET", nargs="*", help="an edited prompt: a swap if it has as many words, or an addition")
     add = parser.add_argument_group("the model").add_argument
     add("--model", default="weights/toy", metavar="PATH",
         help="a diffusers folder, a .safetensors file, or owner/name[@revision] on the hub (default: %(default)s)")
@@ -94,9 +73,7 @@ def build_parser(is_live=False):
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best available)")
     add("--dtype", help="float32, float16 or bfloat16 (default: as stored; float32 on the CPU)")
     add = parser.add_argument_group("a page with controls").add_argument
-    add("--live", metavar="PORT", nargs="?", const=0, type=port, help="serve it, to this computer only (default: any)")
-    if is_live:
-        return parser
+    add("--live", metavar="PORT", nargs="?", const=0, type=int, help="serve it, to this computer only (default: any)")
     add = parser.add_argument_group("the pictures").add_argument
     add("--out", default="p2p.png", metavar="FILE", type=Path, help="side by side, a PNG (default: %(default)s)")
     add("--singles", action="store_true", help="also write each by itself: FILE-0.png (source), FILE-1.png, …")
@@ -126,24 +103,45 @@ def build_parser(is_live=False):
 
 
 # ---- what a command line means -------------------------------------------------------------------------------------
-
 def parse(argv):
     """The arguments of a run or of a live page. Raises ValueError for all that can be told without torch."""
-    if any(argument.split("=")[0] == "--live" for argument in argv):
-        args, others = build_parser(is_live=True).parse_known_intermixed_args(argv)
+    for argument in argv:                                  # of which Python 3.11 makes an empty list
+        must(not argument.endswith("=--"), argument.removesuffix("=--"), "given a value", "--")
+    args, default = build_parser().parse_intermixed_args(argv), build_parser().parse_args([])
+    if args.live is not None:
+        others = {f"--{name}" for name in vars(args) if getattr(args, name) != getattr(default, name)}
+        others = [*others - {f"--{name}" for name in ("source", "targets", "live", *LOAD)}, *args.targets[1:]]
         must(not others, "--live", "alone, or with SOURCE, one TARGET and options of the model", " ".join(others))
+        must(0 <= args.live <= 65535, "--live", "a port from 0 (any free one) to 65535", args.live)
         return args
-    args = build_parser().parse_args(argv)
+    for option, pairs in named(args, "reweight", "cross_steps"):
+        must(len(dict(pairs)) == len(pairs), option, "given once for each word", [word for word, _ in pairs])
     args.targets, args.factors = spread(args.source, args.targets, dict(args.reweight))
-    check_together(args)
+
+    # Options that do not go together.
+    is_alone, is_own = not args.targets, args.image is not None
+    rules = [                                              # where it is so, these options must not be given
+        (is_alone, ("blend", "mask", "cross_steps", "self_steps"), "is for a TARGET; prompts go before options"),
+        (not args.blend, ("subtract",), "needs --blend"),
+        (not is_own, ("invert", "size"), "needs --image"),
+        (is_own, ("seed", "height", "width"), "cannot be used with --image, whose noise and --size are its own"),
+        (args.invert in ("null-text", "negative-prompt"), ("negative",), f"cannot be used with --invert {args.invert}")]
+    for is_so, names, why in rules:
+        for option, _ in named(args, *names) * is_so:
+            raise ValueError(f"{option} {why}")
+    if args.source is None or is_alone and not named(args, "maps", "page"):
+        raise ValueError("there is nothing to edit: give SOURCE and TARGET, or SOURCE and --reweight, --maps or --page")
 
     # What gets its default only now, so that one could see whether it was given; and a word or a file for each prompt.
     args.seed, args.self_steps = args.seed or 0, args.self_steps or (0.0, 0.4)
     args.cross_steps = {"default_": (0.0, 0.8), **dict(args.cross_steps)}
     args.prompts = [args.source, *args.targets]
-    args.blend = args.blend and per_prompt("--blend", args.blend, len(args.prompts))
-    args.subtract = args.subtract and per_prompt("--subtract", args.subtract, len(args.prompts))
-    args.singles = [args.out.with_name(f"{args.out.stem}-{i}.png") for i in range(len(args.prompts) * args.singles)]
+    n = len(args.prompts)
+    for option, words in named(args, "blend", "subtract"):
+        must(len(words) in (1, n) and set(words) != {"-"}, option,
+             f"one word, or one for each of the {n} prompts, - for one that has none", words)
+        setattr(args, option[2:], [None if word == "-" else word for word in words * n][:n])
+    args.singles = [args.out.with_name(f"{args.out.stem}-{i}.png") for i in range(n * args.singles)]
 
     outputs = named(args, "out", "maps", "page")
     for option, path in outputs:
@@ -159,24 +157,6 @@ def named(args, *names):
     return [(f"--{name.replace('_', '-')}", values[name]) for name in names if values[name] not in (None, [], "")]
 
 
-def check_together(args):
-    """Raises ValueError for options that do not go together."""
-    is_alone, is_own = not args.targets, args.image is not None
-    rules = [                                              # where it is so, these options must not be given
-        (is_alone, ("blend", "mask", "cross_steps", "self_steps"),
-         "is for a TARGET, but there is none; put the prompts before the options"),
-        (not args.blend, ("subtract",), "needs --blend"),
-        (not is_own, ("invert", "size"), "needs --image"),
-        (is_own, ("seed", "height", "width"), "cannot be used with --image, whose noise and --size are its own"),
-        (args.invert in ("null-text", "negative-prompt"), ("negative",), f"cannot be used with --invert {args.invert}")]
-    for is_so, names, why in rules:
-        for option, _ in named(args, *names) * is_so:
-            raise ValueError(f"{option} {why}")
-    if args.source is None or is_alone and not named(args, "maps", "page"):
-        raise ValueError("there is nothing to edit: give SOURCE and TARGET, or SOURCE and --reweight; or, to look at "
-                         "SOURCE alone, --maps or --page (see --help)")
-
-
 def spread(source, targets, factors):
     """Targets, and {word: factor} for each: several factors of a word make one target each."""
     targets = targets or [source] * bool(factors)
@@ -185,10 +165,3 @@ def spread(source, targets, factors):
     must(all(len(each) in (1, n) for each in lists if targets), "--reweight",
          f"one factor for a word, or as many as there are targets ({len(targets)}), the same number for all", factors)
     return (targets * n)[:n], [{word: (values * n)[i] for word, values in factors.items()} for i in range(n)]
-
-
-def per_prompt(option, words, n):
-    """A word for each of n prompts, None for "-"."""
-    must(len(words) in (1, n) and set(words) != {"-"}, option,
-         f"one word, or one for each of the {n} prompts, - for one that has none", words)
-    return [None if word == "-" else word for word in words * n][:n]

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 import p2p_min as p2p
 from p2p_min.align import unknown_words
 from p2p_min.checks import must
-from p2p_min.cli.options import LOAD
+from p2p_min.cli.options import LOAD, brief
 from p2p_min.files import write
 from p2p_min.maps import server
 from p2p_min.pictures import fit, png, read_picture, sheet
@@ -22,16 +22,15 @@ SMALL = 50_000_000                             # a UNet with fewer parameters ne
 
 def run(args, command):
     """Raises ValueError or OSError for anything that the user can fix."""
-    # Our warnings once each, as one line; those of the libraries not at all.
+    # Our warnings once each, on a line; those of the libraries not at all.
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", category=UserWarning, module=r"p2p_min\b")
-    warnings.showwarning = lambda message, *_: warn(message)
+    warnings.showwarning = lambda message, *_: print("p2p-min: warning:", brief(message), file=sys.stderr)
     transformers.logging.set_verbosity_error()
-
     if args.live is None:
         generate(args, command)
     else:
-        first = dict(source=args.source, target=args.targets or args.source) if args.source else {}
+        first = dict(source=args.source, target=[args.source, *args.targets][-1]) if args.source else {}
         server.serve(load(args), {name: getattr(args, name) for name in LOAD}, args.live, first)
 
 
@@ -39,9 +38,9 @@ def generate(args, command):
     """Writes the pictures of a run, and what else was asked for."""
     picture = None if args.image is None else read_picture(args.image)     # a wrong file is told before the model loads
     model, prompts = load(args), args.prompts
-    if unknown := unknown_words(model.tokenizer, *prompts):
-        warn(f"this model does not know {', '.join(unknown)}; it knows "
-             + " ".join(model.tokenizer.init_kwargs["known_words"]))
+    if unknown := unknown_words(model.tokenizer, *prompts, args.negative):
+        known = " ".join(model.tokenizer.init_kwargs["known_words"])
+        warnings.warn(f"this model does not know {', '.join(unknown)}; it knows {known}", stacklevel=1)
 
     # The edits, where they may act, and who looks at the maps.
     edit = self_edit = blend = recorder = None
@@ -49,9 +48,14 @@ def generate(args, command):
         edit, self_edit = p2p.auto(model.tokenizer, prompts, args.cross_steps), p2p.self_replace(args.self_steps)
     if args.reweight:
         edit = p2p.reweight(model.tokenizer, prompts, args.factors, edit)
-    size = args.size or model.size and min(model.size)
-    if args.blend or args.mask is not None:
-        mask = None if args.mask is None else read_mask(args.mask, picture, size, model.vae.factor)
+    size, mask = args.size or model.size and min(model.size), None
+    if args.mask is not None:
+        mask = read_picture(args.mask, "black").convert("L")
+        if picture is not None:                            # resized and cropped like it
+            must(mask.size == picture.size, f"the size of {args.mask}", f"the picture's, {picture.size}", mask.size)
+            mask = fit(mask, size, model.vae.factor, Image.Resampling.BOX).convert("L")
+        print(f"{args.mask}: {ImageStat.Stat(mask).mean[0] / 255:.0%} of the picture may change")
+    if args.blend or mask is not None:
         blend = p2p.LocalBlend(model.tokenizer, prompts, args.blend, args.subtract, mask=mask)
     if args.maps or args.page:
         recorder = p2p.Recorder(model.tokenizer, prompts, per_step=args.page is not None)
@@ -63,15 +67,14 @@ def generate(args, command):
         method = args.invert or "direct"
         settings["inversion"] = p2p.invert(model, picture, args.source, method, args.steps, args.guidance, size=size,
                                            progress=settings["progress"])
-    result = p2p.prompt_to_prompt(model, prompts, edit, self_edit, blend=blend, recorder=recorder, **settings)
-    if picture is not None:
-        width, height = result.images[0].size
+        height, width = (model.vae.factor * n for n in settings["inversion"].latents.shape[-2:])
         print(f"{args.image}: {picture.width} × {picture.height} taken as {width} × {height}, inverted ({method})")
+    result = p2p.prompt_to_prompt(model, prompts, edit, self_edit, blend=blend, recorder=recorder, **settings)
 
     # The pictures, each of which can tell how it was made.
     info = PngInfo()
-    made = dict(model=model.path, device=model.device, dtype=model.dtype, torch=torch.__version__,
-                p2p_min=p2p.__version__, command=command)
+    made = dict(device=model.device, dtype=model.dtype, torch=torch.__version__, p2p_min=p2p.__version__)
+    made |= dict(model=model.path, command=command)
     info.add_text("parameters", json.dumps(vars(args) | made, default=str))
     labels = ["", *(", ".join(f"{word}={c:g}" for word, c in factors.items()) for factors in args.factors)]
     captions = [prompt + f" [{label}]" * bool(label) for prompt, label in zip(prompts, labels)]
@@ -90,17 +93,7 @@ def generate(args, command):
         files[args.page] = p2p.explorer(model, result, recorder, command, without=without, labels=labels).encode()
     for path, content in files.items():
         write(path, content)
-    print(*files, sep="\n")
-
-
-def read_mask(path, picture, size, factor):
-    """A mask, resized and cropped like the picture, if there is one; prints how much may change."""
-    mask = read_picture(path, "black").convert("L")
-    if picture is not None:
-        must(mask.size == picture.size, f"the size of {path}", f"that of the picture, {picture.size}", mask.size)
-        mask = fit(mask, size, factor, Image.Resampling.BOX).convert("L")
-    print(f"{path}: {ImageStat.Stat(mask).mean[0] / 255:.0%} of the picture may change")
-    return mask
+        print(path)
 
 
 def load(args):
@@ -110,9 +103,6 @@ def load(args):
     if model.device.type == "cpu" and is_small and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     about, dtype = model.about and f" ({model.about})", str(model.dtype).removeprefix("torch.")
-    print(f"{model.path}{about} on {model.device}, {dtype}")
+    is_slow = (model.device.type, args.dtype, dtype) == ("cuda", None, "float32")
+    print(f"{model.path}{about} on {model.device}, {dtype}" + "; --dtype float16 halves time and memory" * is_slow)
     return model
-
-
-def warn(message):
-    print(f"p2p-min: warning: {message}", file=sys.stderr)

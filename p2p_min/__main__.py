@@ -6,9 +6,15 @@ import sys
 import warnings
 from functools import partial
 
-from p2p_min.cli.options import brief, parse
+from p2p_min.cli.options import parse
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")        # CUDA and MPS; CPU; CPU
+
+
+def tell(kind, message):
+    """The first line of a message, its middle left out if it is long, as by a prompt that somebody pasted."""
+    line = str(message).splitlines()[0]
+    print(f"p2p-min: {kind}:", line if len(line) <= 400 else f"{line[:240]} … {line[-157:]}", file=sys.stderr)
 
 
 def main(argv=None):
@@ -28,6 +34,10 @@ def main(argv=None):
             args = parse(argv)
             warnings.simplefilter("ignore")                # of the libraries, whose import takes seconds
             from p2p_min.cli.run import run
+            # Our warnings once each, on a line; those of the libraries not at all.
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", category=UserWarning, module=r"p2p_min\b")
+            warnings.showwarning = lambda message, *_: tell("warning", message)
             on_ctrl_c(signal.default_int_handler)
             run(args, shlex.join(["python", "-m", "p2p_min", *argv]))
     except BrokenPipeError:                                # nobody reads on, as after `| head -1`
@@ -39,7 +49,7 @@ def main(argv=None):
             message = "not enough memory; try a smaller --height and --width, or --dtype"
         elif isinstance(error, RuntimeError):
             raise
-        print("p2p-min: error:", brief(message), file=sys.stderr)
+        tell("error", message)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -49,14 +49,12 @@ def window(steps):
 
 
 def check_prompts(prompts, targets=0, negative=""):
-    """Raises ValueError unless prompts are a list of texts with a source and at least so many targets; and warns of the
-    syntax of other tools in them, which is plain text here.
-    """
+    """Raises ValueError unless prompts are texts, a source and at least so many targets; warns of webui's syntax."""
     must(isinstance(prompts, (list, tuple)) and len(prompts) > targets, "prompts",
          "a list of texts, the source first" + ", then at least one target" * (targets > 0), prompts)
     if found := WEBUI.search("\n".join(map(str, [*prompts, negative]))):
-        warnings.warn(f"{shorten(found[0])!r} is plain text here; reweight (--reweight WORD=C) weights a word, [ ] and "
-                      "BREAK do nothing, and LoRAs are not supported", stacklevel=1)
+        warnings.warn(f"{shorten(found[0])!r} in a prompt is plain text here; reweight (on the command line --reweight "
+                      "WORD=C) weights a word, and LoRAs are not supported", stacklevel=1)
 
 
 def check_functions(prompts, guidance, **functions):

@@ -27,12 +27,6 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see --help; prompts go before options)")
 
 
-def brief(message):
-    """The first line of a message, its middle left out if it is long, as by a prompt that somebody pasted."""
-    line = str(message).splitlines()[0]
-    return line if len(line) <= 400 else f"{line[:240]} … {line[-157:]}"
-
-
 # ---- what a text means; argparse says which is "invalid" ------------------------------------------------------------
 def steps(text):
     numbers = [float(part) for part in text.split(",")]
@@ -109,10 +103,11 @@ def parse(argv):
         must(not argument.endswith("=--"), argument.removesuffix("=--"), "given a value", "--")
     args, default = build_parser().parse_intermixed_args(argv), build_parser().parse_args([])
     if args.live is not None:
-        others = {f"--{name}" for name in vars(args) if getattr(args, name) != getattr(default, name)}
-        others = [*others - {f"--{name}" for name in ("source", "targets", "live", *LOAD)}, *args.targets[1:]]
+        others = vars(args).keys() - {"source", "targets", "live", *LOAD}
+        others = [each for each in others if getattr(args, each) != getattr(default, each)] + args.targets[1:]
         must(not others, "--live", "alone, or with SOURCE, one TARGET and options of the model", " ".join(others))
         must(0 <= args.live <= 65535, "--live", "a port from 0 (any free one) to 65535", args.live)
+        args.first = dict(source=args.source, target=[args.source, *args.targets][-1]) if args.source else {}
         return args
     for option, pairs in named(args, "reweight", "cross_steps"):
         must(len(dict(pairs)) == len(pairs), option, "given once for each word", [word for word, _ in pairs])
@@ -135,14 +130,15 @@ def parse(argv):
     # What gets its default only now, so that one could see whether it was given; and a word or a file for each prompt.
     args.seed, args.self_steps = args.seed or 0, args.self_steps or (0.0, 0.4)
     args.cross_steps = {"default_": (0.0, 0.8), **dict(args.cross_steps)}
-    args.prompts = [args.source, *args.targets]
-    n = len(args.prompts)
+    args.labels = [", ".join(f"{word}={c:g}" for word, c in each.items()) for each in args.factors]
+    args.prompts, n = [args.source, *args.targets], 1 + len(args.targets)
     for option, words in named(args, "blend", "subtract"):
         must(len(words) in (1, n) and set(words) != {"-"}, option,
              f"one word, or one for each of the {n} prompts, - for one that has none", words)
         setattr(args, option[2:], [None if word == "-" else word for word in words * n][:n])
-    args.singles = [args.out.with_name(f"{args.out.stem}-{i}.png") for i in range(n * args.singles)]
 
+    # Files.
+    args.singles = [args.out.with_name(f"{args.out.stem}-{i}.png") for i in range(n * args.singles)]
     outputs = named(args, "out", "maps", "page")
     for option, path in outputs:
         suffix = ".html" if option == "--page" else ".png"

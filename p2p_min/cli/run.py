@@ -12,42 +12,31 @@ from PIL.PngImagePlugin import PngInfo
 import p2p_min as p2p
 from p2p_min.align import unknown_words
 from p2p_min.checks import must
-from p2p_min.cli.options import LOAD, brief
+from p2p_min.cli.options import LOAD
 from p2p_min.files import write
 from p2p_min.maps import server
 from p2p_min.pictures import fit, png, read_picture, sheet
 
-SMALL = 50_000_000                             # a UNet with fewer parameters needs only one thread
-
 
 def run(args, command):
-    """Raises ValueError or OSError for anything that the user can fix."""
-    # Our warnings once each, on a line; those of the libraries not at all.
-    warnings.simplefilter("ignore")
-    warnings.filterwarnings("default", category=UserWarning, module=r"p2p_min\b")
-    warnings.showwarning = lambda message, *_: print("p2p-min: warning:", brief(message), file=sys.stderr)
+    """Serves a live page, or writes pictures and pages. Raises ValueError or OSError for anything the user can fix."""
     transformers.logging.set_verbosity_error()
-    if args.live is None:
-        generate(args, command)
-    else:
-        first = dict(source=args.source, target=[args.source, *args.targets][-1]) if args.source else {}
-        server.serve(load(args), {name: getattr(args, name) for name in LOAD}, args.live, first)
+    if args.live is not None:
+        return server.serve(load(args), {name: getattr(args, name) for name in LOAD}, args.live, args.first)
 
-
-def generate(args, command):
-    """Writes the pictures of a run, and what else was asked for."""
     picture = None if args.image is None else read_picture(args.image)     # a wrong file is told before the model loads
     model, prompts = load(args), args.prompts
-    if unknown := unknown_words(model.tokenizer, *prompts, args.negative):
-        known = " ".join(model.tokenizer.init_kwargs["known_words"])
+    tokenizer = model.tokenizer
+    if unknown := unknown_words(tokenizer, *prompts, args.negative):
+        known = " ".join(tokenizer.init_kwargs["known_words"])
         warnings.warn(f"this model does not know {', '.join(unknown)}; it knows {known}", stacklevel=1)
 
     # The edits, where they may act, and who looks at the maps.
     edit = self_edit = blend = recorder = None
     if args.targets:
-        edit, self_edit = p2p.auto(model.tokenizer, prompts, args.cross_steps), p2p.self_replace(args.self_steps)
+        edit, self_edit = p2p.auto(tokenizer, prompts, args.cross_steps), p2p.self_replace(args.self_steps)
     if args.reweight:
-        edit = p2p.reweight(model.tokenizer, prompts, args.factors, edit)
+        edit = p2p.reweight(tokenizer, prompts, args.factors, edit)
     size, mask = args.size or model.size and min(model.size), None
     if args.mask is not None:
         mask = read_picture(args.mask, "black").convert("L")
@@ -56,9 +45,9 @@ def generate(args, command):
             mask = fit(mask, size, model.vae.factor, Image.Resampling.BOX).convert("L")
         print(f"{args.mask}: {ImageStat.Stat(mask).mean[0] / 255:.0%} of the picture may change")
     if args.blend or mask is not None:
-        blend = p2p.LocalBlend(model.tokenizer, prompts, args.blend, args.subtract, mask=mask)
+        blend = p2p.LocalBlend(tokenizer, prompts, args.blend, args.subtract, mask=mask)
     if args.maps or args.page:
-        recorder = p2p.Recorder(model.tokenizer, prompts, per_step=args.page is not None)
+        recorder = p2p.Recorder(tokenizer, prompts, per_step=args.page is not None)
 
     # From the seed's noise, or from a picture.
     settings = dict(negative=args.negative, steps=args.steps, guidance=args.guidance, seed=args.seed,
@@ -72,12 +61,10 @@ def generate(args, command):
     result = p2p.prompt_to_prompt(model, prompts, edit, self_edit, blend=blend, recorder=recorder, **settings)
 
     # The pictures, each of which can tell how it was made.
+    made = dict(model=model.path, device=model.device, dtype=model.dtype, torch=torch.__version__, command=command)
     info = PngInfo()
-    made = dict(device=model.device, dtype=model.dtype, torch=torch.__version__, p2p_min=p2p.__version__)
-    made |= dict(model=model.path, command=command)
-    info.add_text("parameters", json.dumps(vars(args) | made, default=str))
-    labels = ["", *(", ".join(f"{word}={c:g}" for word, c in factors.items()) for factors in args.factors)]
-    captions = [prompt + f" [{label}]" * bool(label) for prompt, label in zip(prompts, labels)]
+    info.add_text("parameters", json.dumps(vars(args) | made | dict(p2p_min=p2p.__version__), default=str))
+    captions = [prompt + f" [{label}]" * bool(label) for prompt, label in zip(prompts, ["", *args.labels])]
     files = {args.out: png(sheet(result.images, captions), info)}
     files |= {path: png(image, info) for path, image in zip(args.singles, result.images)}
     if args.maps:
@@ -89,7 +76,7 @@ def generate(args, command):
         if different:
             first, *plain = p2p.prompt_to_prompt(model, [args.source, *different], **settings).images
             without = [first, *(plain[different.index(target)] for target in args.targets)]
-        labels = labels[1:] if len(set(labels)) == len(labels) else None
+        labels = args.labels if len({"", *args.labels}) > len(args.labels) else None
         files[args.page] = p2p.explorer(model, result, recorder, command, without=without, labels=labels).encode()
     for path, content in files.items():
         write(path, content)
@@ -99,7 +86,7 @@ def generate(args, command):
 def load(args):
     model = p2p.load(args.model, **{name: getattr(args, name) for name in LOAD if name != "model"})
     # One thread for a small model on the CPU: more gain little, and wait for each other on a busy machine.
-    is_small = sum(each.numel() for each in model.unet.parameters()) < SMALL
+    is_small = sum(each.numel() for each in model.unet.parameters()) < 50_000_000
     if model.device.type == "cpu" and is_small and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     about, dtype = model.about and f" ({model.about})", str(model.dtype).removeprefix("torch.")

@@ -59,8 +59,8 @@ def test_factors_make_targets(arguments, prompts, factors):
 
 
 @pytest.mark.parametrize("arguments, source, target, port", [
-    (["--live"], None, [], 0), (["--live", "8000"], None, [], 8000), (["--live=8000", "a", "b"], "a", "b", 8000),
-    (["a", "b", "--live", "--device", "cpu"], "a", "b", 0), (["a", "--live"], "a", [], 0)])
+    (["--live"], None, [], 0), (["--live", "8000"], None, [], 8000), (["--live=8000", "a", "b"], "a", ["b"], 8000),
+    (["a", "b", "--live", "--device", "cpu"], "a", ["b"], 0), (["a", "--live"], "a", [], 0)])
 def test_live_takes_prompts_and_a_model(arguments, source, target, port):
     args = parse(arguments)
     assert (args.source, args.targets, args.live) == (source, target, port)
@@ -77,24 +77,27 @@ def test_examples_of_help(line):
 WRONG = {
     "nothing": ([], "give SOURCE and TARGET"),
     "no target": ([SOURCE], "--maps or --page"),
-    "prompts after --blend": (["--blend", "big", SOURCE, TARGET], "put the prompts before the options"),
-    "a target after --blend": ([SOURCE, "--blend", "big", TARGET], "put the prompts before the options"),
+    "prompts after --blend": (["--blend", "big", SOURCE, TARGET], "prompts go before options"),
+    "a target after --blend": ([SOURCE, "--blend", "big", TARGET], "prompts go before options"),
     "a mask without a target": ([SOURCE, "--maps", "m.png", "--mask", "m.png"], "--mask is for a TARGET"),
     "steps without a target": ([SOURCE, "--maps", "m.png", "--self-steps", "0.4"], "--self-steps is for a TARGET"),
     "a word's steps without a target": ([SOURCE, "--maps", "m.png", "--cross-steps", "big=0.4"], "for a TARGET"),
     "too many targets": ([SOURCE, TARGET, TARGET, TARGET, "--reweight", "big=1,2"], "--reweight must be one factor"),
     "live with an option": (["--live", "--steps", "3"], "--live must be alone, or with SOURCE"),
     "live with a third prompt": (["a", "b", "c", "--live"], "'c'"),
-    "live with a prompt as its port": (["--live", "a car"], "argument --live: must be a port number"),
-    "live beyond all ports": (["--live", "65536"], "'65536'"),
+    "live with a prompt as its port": (["--live", "a car"], "'a car' (see --help; prompts go before options)"),
+    "live beyond all ports": (["--live", "65536"], "--live must be a port from 0"),
 }
 WRONG_OPTIONS = [
     (["--stepz", "3"], "--stepz"), (["--model"], "--model"), (["--spacing", "late"], "--spacing"),
     (["--seed", "x"], "--seed"), (["--steps", "2.5"], "--steps"), (["--guidance", "x"], "--guidance"),
-    (["--cross-steps", "1.5"], "argument --cross-steps: must be a fraction of the steps"),
-    (["--cross-steps", "0.7,0.2"], "'0.7,0.2'"), (["--cross-steps", "nan"], "'nan'"), (["--cross-steps", "car="], "''"),
+    (["--cross-steps", "1.5"], "argument --cross-steps: invalid word_steps value: '1.5'"),
+    (["--cross-steps", "0.7,0.2"], "'0.7,0.2'"), (["--cross-steps", "nan"], "'nan'"),
+    (["--cross-steps", "car="], "'car='"),
     (["--self-steps", "0.1,0.2,0.3"], "--self-steps"), (["--self-steps", "car=0.4"], "'car=0.4'"),
-    (["--reweight", "big="], "'big='"), (["--reweight", "big"], "must be WORD=C"),
+    (["--reweight", "big="], "'big='"), (["--reweight", "big"], "'big'"),
+    (["--reweight", "big=2", "--reweight", "big=3"], "--reweight must be given once for each word, not ['big', 'big']"),
+    (["--cross-steps", "0.2", "--cross-steps", "0.3"], "--cross-steps must be given once for each word"),
     (["--reweight", "big=1,2", "--reweight", "river=1,2,3"], "the same number for all"),
     (["--blend", "-"], "--blend must be one word"), (["--blend", "big", "big", "big"], "each of the 2 prompts"),
     (["--subtract", "river"], "--subtract needs --blend"), (["--invert", "ddim"], "--invert needs --image"),
@@ -118,6 +121,26 @@ def test_wrong_command_lines(arguments, says, capsys):
     assert main(arguments) == 2
     out, error = capsys.readouterr()
     assert not out and error.startswith("p2p-min: error: ") and error.count("\n") == 1 and says in error
+
+
+@pytest.mark.parametrize("option", ["device", "seed", "cross-steps", "blend", "out", "reweight", "negative", "live"])
+def test_no_value(option, capsys):
+    """--OPT=--, of which Python 3.11 makes an empty list: no traceback, and no default in its place."""
+    assert main([SOURCE, TARGET, f"--{option}=--"]) == 2
+    assert capsys.readouterr().err == f"p2p-min: error: --{option} must be given a value, not '--'\n"
+
+
+def test_a_message_has_at_most_400_characters(capsys):
+    """Of which the beginning and the end say what is wrong and what to do."""
+    assert main([SOURCE, TARGET, "--live", 5000 * "a"]) == main([SOURCE, "--reweight", 5000 * "a"]) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert len(line) <= 400 + len("p2p-min: error: ") and "aaa … aaa" in line and line.endswith("before options)")
+
+
+def test_options_between_prompts():
+    """As long as they do not take every word after them."""
+    assert parse([SOURCE, "--seed", "3", TARGET]).prompts == [SOURCE, TARGET]
+    assert parse(["--seed", "3", "--", SOURCE, "-a cake"]).prompts == [SOURCE, "-a cake"]
 
 
 def test_help_names_every_option(capsys):

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image, ImageCms, ImageFont
 
 import p2p_min as p2p
 from conftest import refuses
@@ -119,6 +119,70 @@ def test_a_single_transparent_colour(tmp_path, mode):
     image.paste(7 if mode == "L" else (0, 7, 0), (0, 0, 4, 4))
     image = saved(tmp_path, image, transparency=7 if mode == "L" else (0, 7, 0))
     assert image.getpixel((0, 0)) == WHITE and image.getpixel((7, 7)) == ((100,) * 3 if mode == "L" else (100, 0, 0))
+
+
+def profile(space=b"RGB ", primaries=None, gamma=None):
+    """A minimal ICC profile: the three primaries in XYZ under D50, and the curve of sRGB or a power; or grey."""
+    fixed = lambda *numbers: struct.pack(f">{len(numbers)}i", *(round(65536 * x) for x in numbers))
+    curve = b"para\0\0\0\0" + (struct.pack(">HH", 3, 0) + fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+                                if gamma is None else struct.pack(">HH", 0, 0) + fixed(gamma))
+    tags = {b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1, 0.8249)}
+    tags |= {b"kTRC": curve} if space == b"GRAY" else {name + b"TRC": curve for name in (b"r", b"g", b"b")}
+    tags |= {name + b"XYZ": b"XYZ \0\0\0\0" + fixed(*xyz) for name, xyz in zip((b"r", b"g", b"b"), primaries or [])}
+    table, content = struct.pack(">I", len(tags)), b""
+    for name, tag in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(content), len(tag))
+        content += tag.ljust(-(-len(tag) // 4) * 4, b"\0")
+    head = struct.pack(">I4sI4s4s4s12s4s", 132 + 12 * len(tags) + len(content), b"", 0x04000000, b"mntr", space,
+                       b"XYZ ", b"\x07\xea\0\1\0\1" + bytes(6), b"acsp").ljust(68, b"\0") + fixed(0.9642, 1, 0.8249)
+    return head.ljust(128, b"\0") + table + content
+
+
+P3 = profile(primaries=[(0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407)])
+ADOBE = profile(gamma=2.2, primaries=[(0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087),
+                                       (0.14919, 0.06322, 0.74457)])
+
+
+@pytest.mark.parametrize("icc, color, expected", [
+    (P3, (184, 56, 36), (200, 40, 20)), (P3, (128, 128, 128), (128, 128, 128)), (P3, (255, 255, 255), WHITE),
+    (ADOBE, (176, 45, 25), (205, 41, 16)), (P3, (184, 56, 36, 255), (200, 40, 20)), (P3, (184, 56, 36, 0), WHITE)])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_colors_are_those_of_the_profile(tmp_path, icc, color, expected, suffix):
+    """Display P3, as of every recent phone, and Adobe RGB. They are converted once, also of a picture from Pillow."""
+    image = Image.new("RGB" if len(color) == 3 else "RGBA", (8, 8), color)
+    read = saved(tmp_path, image, suffix, icc_profile=icc)
+    assert read.getpixel((4, 4)) == pytest.approx(expected, abs=2) and "icc_profile" not in read.info
+    of_pillow = fit(Image.open(tmp_path / f"it.{suffix}"), 8, 8)
+    assert of_pillow.tobytes() == read.tobytes() == fit(read, 8, 8).tobytes()
+
+
+def test_srgb_with_its_profile_stays_as_it_is(tmp_path):
+    """To the last bit."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(np.asarray(saved(tmp_path, Image.fromarray(pixels), icc_profile=icc)), pixels)
+
+
+@pytest.mark.parametrize("mode, suffix", [("L", "jpg"), ("L", "png"), ("LA", "png"), ("CMYK", "jpg"), ("CMYK", "tif"),
+                                          ("RGB", "jpg"), ("P", "png"), ("1", "png"), ("I;16", "png")])
+@pytest.mark.parametrize("icc", [P3, profile(b"GRAY", gamma=1.8), P3[:200], b"broken"], ids="P3 grey cut none".split())
+def test_a_profile_that_is_broken_or_another_mode_s(tmp_path, mode, suffix, icc):
+    """Is at most a warning, and the picture is read as without it."""
+    image = Image.new(mode, (8, 8), 0 if mode in ("1", "P", "I;16") else 100 if mode == "L" else (100,) * len(mode))
+    plain = saved(tmp_path, image, suffix)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        read = saved(tmp_path, image, suffix, icc_profile=icc)
+    assert read.mode == "RGB" and read.size == (8, 8) and len(told) <= 1
+    if told:
+        assert "profile cannot be used" in str(told[0].message) and read.tobytes() == plain.tobytes()
+    assert told or icc not in (b"broken", P3[:200])
+
+
+def test_grey_with_the_profile_of_its_grey(tmp_path):
+    """Of gamma 1.8: lighter in sRGB, which is darker in the middle."""
+    read = saved(tmp_path, Image.new("L", (8, 8), 100), icc_profile=profile(b"GRAY", gamma=1.8))
+    assert read.getpixel((0, 0)) == pytest.approx((118,) * 3, abs=3)
 
 
 def test_reading_leaves_an_rgb_picture_as_it_is(tmp_path):

@@ -5,6 +5,7 @@ import shlex
 import warnings
 from base64 import b64encode
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from PIL import Image
 
 import p2p_min as p2p
 from p2p_min.__main__ import main
+from p2p_min.cli.options import parse
+from p2p_min.cli.run import load
 from p2p_min.pictures import png
 
 SOURCE, TARGET = "a big car next to a river", "a big bicycle next to a river"
@@ -256,6 +259,7 @@ def test_maps_of_an_image(run, model, photo, method):
 
 BAD = {
     "device": (["--device", "nonsense"], "nonsense"),
+    "device of a torch that is not here": (["--device", "hpu"], "'hpu' cannot be used here, but maybe cpu"),
     "device that is not here": (["--device", "cuda:99"], "cuda:99"),
     "dtype": (["--dtype", "float64"], "float64"),
     "seed below zero": (["--seed", "-1"], "seed"),
@@ -328,6 +332,39 @@ def test_words_that_the_toy_does_not_know_are_a_warning(run):
         status, _, errors = run(prompt, "a cake on the grass", "--model", "weights/toy", steps=1)
         warned = [line for line in errors.splitlines() if "does not know" in line]
         assert status == 0 and len(warned) == bool(unknown) and all(f"know {unknown};" in line for line in warned)
+
+
+def test_unknown_words_of_the_negative_prompt(run):
+    errors = run("a cake", "a ball", "--negative", "a zebra", "--model", "weights/toy", steps=1)[2]
+    assert "this model does not know zebra; it knows a an and" in errors
+
+
+@pytest.mark.parametrize("text, found", [
+    ("a (big:1.3) car", "(big:1.3)"), ("a ((big)) car", "((big)"), ("a [big] car", "[big]"),
+    ("a car BREAK a dog", "BREAK"), ("a car <lora:x:0.8>", "<lora:x:0.8>"), ("a (big) car: 1.3, break", None)])
+def test_syntax_of_other_tools_is_one_warning(run, text, found):
+    """In a prompt or the negative one: it is plain text here, and what does it."""
+    for arguments in ([SOURCE, text], [SOURCE, TARGET, "--negative", text]):
+        status, _, errors = run(*arguments, steps=1)
+        assert status == 0 and errors.count("\n") == bool(found), errors
+        assert not found or f"'{found}' in a prompt is plain text here" in errors and "--reweight WORD=C" in errors
+
+
+def test_guidance_of_zero_is_a_warning(run):
+    """Without guidance is 1 here, and the recipes of turbo models say 0."""
+    status, _, errors = run(SOURCE, TARGET, "--guidance", "0")
+    assert status == 0 and errors.count("\n") == 1 and "guidance 0 leaves the prompts out" in errors
+
+
+@pytest.mark.parametrize("device, stored, asked, told", [
+    ("cuda", torch.float32, None, True), ("cuda", torch.float32, "float32", False),
+    ("cuda", torch.float16, None, False), ("cpu", torch.float32, None, False)])
+def test_float32_on_a_gpu_is_told(model, monkeypatch, capsys, device, stored, asked, told):
+    """The first line says what halves the time and the memory."""
+    loaded = SimpleNamespace(unet=model.unet, device=torch.device(device), dtype=stored, path="x", about="")
+    monkeypatch.setattr(p2p, "load", lambda *_, **__: loaded)
+    load(parse([SOURCE, TARGET, *(["--dtype", asked] if asked else [])]))
+    assert ("--dtype float16 halves time and memory" in capsys.readouterr().out) == told
 
 
 def test_threads_of_a_small_model_on_the_cpu(run, monkeypatch):

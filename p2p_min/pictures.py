@@ -11,9 +11,9 @@ from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
 
 from .checks import LARGEST_SIDE, is_whole, must
 
-MARGIN = 12                                    # of a sheet
-# Fonts of systems, for captions with letters that Pillow's own font lacks; it has little more than ASCII.
-FONTS = "DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc"
+MARGIN = 12                                    # of a sheet, whose captions may have letters that Pillow's font lacks
+FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf",
+         "NotoSansCJK-Regular.ttc")
 
 
 def read_picture(path, ground="white"):
@@ -120,7 +120,6 @@ def font_for(text, size):
     for name in () if text.isascii() else FONTS:
         with suppress(OSError):                            # it is not on this system
             fonts.append(ImageFont.truetype(name, size))
-
     def lacking(font):
         box = bytes(font.getmask("\uffff"))                # a noncharacter, which a font draws as its missing-glyph box
         return sum(bytes(font.getmask(letter)) == box for letter in letters)

@@ -50,24 +50,21 @@ def size(text):
 
 # ---- the options ---------------------------------------------------------------------------------------------------
 def build_parser():
-    parser = Parser(
-        usage="python -m p2p_min SOURCE TARGET [TARGET ...] [options]", epilog=EXAMPLES, allow_abbrev=False,
-        description="Prompt-to-Prompt (Hertz et al. 2022): SOURCE, and each TARGET with SOURCE's attention maps.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(usage="python -m p2p_min SOURCE TARGET [TARGET ...] [options]", allow_abbrev=False, epilog=EXAMPLES,
+                    description="Prompt-to-Prompt: SOURCE, and each TARGET with SOURCE's attention maps (Hertz 2022).",
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", metavar="SOURCE", nargs="?", help="the prompt of the picture to edit")
     add("targets", metavar="TARGET", nargs="*", help="an edited prompt: a swap if it has as many words, or an addition")
+    add("--live", metavar="PORT", nargs="?", const=0, type=int, help="serve a page with controls (default: any port)")
     add = parser.add_argument_group("the model").add_argument
-    add("--model", default="weights/toy", metavar="PATH",
-        help="a diffusers folder, a .safetensors file, or owner/name[@revision] on the hub (default: %(default)s)")
+    add("--model", default="weights/toy", metavar="PATH", help="a folder, file, or owner/name (default: %(default)s)")
     add("--prediction", choices=PREDICTIONS, help="what the UNet predicts (default: as stored)")
     add("--spacing", choices=SPACINGS, help="of the timesteps; turbo and lightning need trailing (default: as stored)")
     add("--tokenizer", metavar="DIR", help="its folder (default: the checkpoint's, or one in the hub cache)")
     add("--vae", metavar="PATH", help="a diffusers vae/ folder, or a file of a VAE alone (default: the checkpoint's)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best available)")
     add("--dtype", help="float32, float16 or bfloat16 (default: as stored; float32 on the CPU)")
-    add = parser.add_argument_group("a page with controls").add_argument
-    add("--live", metavar="PORT", nargs="?", const=0, type=int, help="serve it, to this computer only (default: any)")
     add = parser.add_argument_group("the pictures").add_argument
     add("--out", default="p2p.png", metavar="FILE", type=Path, help="side by side, a PNG (default: %(default)s)")
     add("--singles", action="store_true", help="also write each by itself: FILE-0.png (source), FILE-1.png, …")
@@ -99,7 +96,7 @@ def build_parser():
 # ---- what a command line means -------------------------------------------------------------------------------------
 def parse(argv):
     """The arguments of a run or of a live page. Raises ValueError for all that can be told without torch."""
-    for argument in argv:                                  # of which Python 3.11 makes an empty list
+    for argument in argv:                                  # Python 3.11 makes an empty list of --
         must(not argument.endswith("=--"), argument.removesuffix("=--"), "given a value", "--")
     args, default = build_parser().parse_intermixed_args(argv), build_parser().parse_args([])
     if args.live is not None:
@@ -132,6 +129,7 @@ def parse(argv):
     args.cross_steps = {"default_": (0.0, 0.8), **dict(args.cross_steps)}
     args.labels = [", ".join(f"{word}={c:g}" for word, c in each.items()) for each in args.factors]
     args.prompts, n = [args.source, *args.targets], 1 + len(args.targets)
+    args.captions = [p + f" [{label}]" * bool(label) for p, label in zip(args.prompts, ["", *args.labels])]
     for option, words in named(args, "blend", "subtract"):
         must(len(words) in (1, n) and set(words) != {"-"}, option,
              f"one word, or one for each of the {n} prompts, - for one that has none", words)
@@ -149,8 +147,7 @@ def parse(argv):
 
 def named(args, *names):
     """Those of the options that were given, [(option, value)]."""
-    values = vars(args)
-    return [(f"--{name.replace('_', '-')}", values[name]) for name in names if values[name] not in (None, [], "")]
+    return [(f"--{name.replace('_', '-')}", x) for name in names if (x := getattr(args, name)) not in (None, [], "")]
 
 
 def spread(source, targets, factors):

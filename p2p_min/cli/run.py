@@ -6,8 +6,7 @@ import warnings
 
 import torch
 import transformers
-from PIL import Image, ImageStat
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image, ImageStat, PngImagePlugin
 
 import p2p_min as p2p
 from p2p_min.align import unknown_words
@@ -25,8 +24,8 @@ def run(args, command):
         return server.serve(load(args), {name: getattr(args, name) for name in LOAD}, args.live, args.first)
 
     picture = None if args.image is None else read_picture(args.image)     # a wrong file is told before the model loads
-    model, prompts = load(args), args.prompts
-    tokenizer = model.tokenizer
+    model = load(args)
+    prompts, tokenizer = args.prompts, model.tokenizer
     if unknown := unknown_words(tokenizer, *prompts, args.negative):
         known = " ".join(tokenizer.init_kwargs["known_words"])
         warnings.warn(f"this model does not know {', '.join(unknown)}; it knows {known}", stacklevel=1)
@@ -56,16 +55,17 @@ def run(args, command):
         method = args.invert or "direct"
         settings["inversion"] = p2p.invert(model, picture, args.source, method, args.steps, args.guidance, size=size,
                                            progress=settings["progress"])
-        height, width = (model.vae.factor * n for n in settings["inversion"].latents.shape[-2:])
-        print(f"{args.image}: {picture.width} × {picture.height} taken as {width} × {height}, inverted ({method})")
     result = p2p.prompt_to_prompt(model, prompts, edit, self_edit, blend=blend, recorder=recorder, **settings)
+    if picture is not None:
+        width, height = result.images[0].size
+        print(f"{args.image}: {picture.width} × {picture.height} taken as {width} × {height}, inverted ({method})")
 
     # The pictures, each of which can tell how it was made.
-    made = dict(model=model.path, device=model.device, dtype=model.dtype, torch=torch.__version__, command=command)
-    info = PngInfo()
-    info.add_text("parameters", json.dumps(vars(args) | made | dict(p2p_min=p2p.__version__), default=str))
-    captions = [prompt + f" [{label}]" * bool(label) for prompt, label in zip(prompts, ["", *args.labels])]
-    files = {args.out: png(sheet(result.images, captions), info)}
+    made = dict(model=model.path, device=model.device, dtype=model.dtype, torch=torch.__version__,
+                p2p_min=p2p.__version__, command=command)
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", json.dumps(vars(args) | made, default=str))
+    files = {args.out: png(sheet(result.images, args.captions), info)}
     files |= {path: png(image, info) for path, image in zip(args.singles, result.images)}
     if args.maps:
         files[args.maps] = png(p2p.word_sheet(recorder, result.images), info)

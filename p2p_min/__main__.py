@@ -1,5 +1,6 @@
 """The command line: `python -m p2p_min SOURCE TARGET [TARGET ...]`."""
 import os
+import re
 import shlex
 import signal
 import sys
@@ -7,8 +8,6 @@ import warnings
 from functools import partial
 
 from p2p_min.cli.options import parse
-
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")        # CUDA and MPS; CPU; CPU
 
 
 def tell(kind, message):
@@ -45,7 +44,7 @@ def main(argv=None):
         return 128 + 13                                    # what a shell says of a program that SIGPIPE ended
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         message = str(error).strip() or type(error).__name__
-        if isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY):
+        if isinstance(error, MemoryError) or re.search("out of memory|(not enough|can't allocate) memory", message):
             message = "not enough memory; try a smaller --height and --width, or --dtype"
         elif isinstance(error, RuntimeError):
             raise

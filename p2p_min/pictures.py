@@ -12,15 +12,11 @@ from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
 from .checks import LARGEST_SIDE, is_whole, must
 
 MARGIN = 12                                    # of a sheet, whose captions may have letters that Pillow's font lacks
-FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf",
-         "NotoSansCJK-Regular.ttc")
+FONTS = "DejaVuSans", "LiberationSans-Regular", "NotoSans-Regular", "arial", "Arial Unicode", "NotoSansCJK-Regular"
 
 
 def read_picture(path, ground="white"):
-    """A picture file in sRGB, rotated as its EXIF data say, with `ground` behind transparent parts.
-
-    Raises FileNotFoundError or ValueError, with a one-line message, for anything that Pillow cannot read.
-    """
+    """A picture file in sRGB, turned as EXIF says, on `ground` where transparent; FileNotFoundError or ValueError."""
     must(isinstance(path, (str, os.PathLike)), "a picture", "a PIL picture, or the path of a file", path)
     if "://" in str(path):
         raise FileNotFoundError(f"{path} is an address, not a file; download the picture, and give its path")

@@ -18,7 +18,6 @@ examples, with the small model that comes with p2p_min:
 STEPS are a fraction of the steps, counted from pure noise (0.8), or a window (0.2,0.7); at 0, nothing is injected.
 A WORD may be a phrase; red#2 is the second red; <start> and <end> are the start and end tokens.
 """
-
 LOAD = ("model", "device", "dtype", "prediction", "spacing", "tokenizer", "vae")         # arguments of `load`
 
 
@@ -48,7 +47,6 @@ def size(text):
     return (int(height), int(width)) if x else int(width)
 
 
-# ---- the options ---------------------------------------------------------------------------------------------------
 def build_parser():
     parser = Parser(usage="python -m p2p_min SOURCE TARGET [TARGET ...] [options]", allow_abbrev=False, epilog=EXAMPLES,
                     description="Prompt-to-Prompt: SOURCE, and each TARGET with SOURCE's attention maps (Hertz 2022).",
@@ -68,6 +66,8 @@ def build_parser():
     add = parser.add_argument_group("the pictures").add_argument
     add("--out", default="p2p.png", metavar="FILE", type=Path, help="side by side, a PNG (default: %(default)s)")
     add("--singles", action="store_true", help="also write each by itself: FILE-0.png (source), FILE-1.png, …")
+    add("--maps", metavar="FILE", type=Path, help="the map of every word as one picture, a PNG")
+    add("--page", metavar="FILE", type=Path, help="the maps of every step as a page for browsers, an .html file")
     add("--seed", type=int, help="seed of the shared noise (default: 0)")
     add("--steps", type=int, default=50, help="number of DDIM steps (default: %(default)s)")
     add("--guidance", type=float, default=7.5, help="classifier-free guidance scale; 1 is none (default: %(default)s)")
@@ -87,13 +87,9 @@ def build_parser():
     add("--image", metavar="FILE", help="edit this picture instead of a generated one; SOURCE describes it")
     add("--size", metavar="PIXELS", type=size, help="first resize it to this shorter side, or crop it to WIDTHxHEIGHT")
     add("--invert", metavar="METHOD", choices=METHODS, help=f"{', '.join(METHODS)} (default: direct)")
-    add = parser.add_argument_group("what the words attend to").add_argument
-    add("--maps", metavar="FILE", type=Path, help="write the map of every word as one picture, a PNG")
-    add("--page", metavar="FILE", type=Path, help="write the maps of every step as a page for browsers, an .html file")
     return parser
 
 
-# ---- what a command line means -------------------------------------------------------------------------------------
 def parse(argv):
     """The arguments of a run or of a live page. Raises ValueError for all that can be told without torch."""
     for argument in argv:                                  # Python 3.11 makes an empty list of --

@@ -80,7 +80,7 @@ def run(args, command):
         files[args.page] = p2p.explorer(model, result, recorder, command, without=without, labels=labels).encode()
     for path, content in files.items():
         write(path, content)
-        print(path)
+    print(*files, sep="\n")
 
 
 def load(args):

@@ -50,9 +50,9 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     """A Stable Diffusion 1.x, 2.x or XL checkpoint.
 
     path        a folder in the diffusers layout; a .safetensors file in the original layout; or a model on the hub,
-                "owner/name" or "owner/name@revision", from the local cache or downloaded
+                "owner/name", "owner/name@revision" or its page's address, from the local cache or downloaded
     device      "cpu", "cuda", "cuda:1", "mps" or a torch.device; None: cuda if there is one, else mps, else cpu
-    dtype       torch.float32, float16 or bfloat16, or its name; None: as the UNet is stored, but float32 on the CPU
+    dtype       torch.float32, float16 or bfloat16, or its name; None: that of most of the UNet; on the CPU float32
     prediction  "epsilon" or "v_prediction", what the UNet was trained to predict; None: as the folder or the file says
     spacing     of the timesteps: "leading", "trailing" or "linspace"; few-step models (turbo, lightning) need
                 "trailing"; None: as the folder says; for a file "leading", but "trailing" in SD Turbo's layout

@@ -28,25 +28,25 @@ def load_tokenizer(folder):
     if not has_tokenizer(folder):
         raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
     settings = read_settings(folder / "tokenizer_config.json", SETTINGS)
-    with TemporaryDirectory() as clean:                    # the same files in UTF-8, with the ends of lines of Unix
+    with blaming(f"the tokenizer in {folder} cannot be read:"), TemporaryDirectory() as clean:
+        # The same files in UTF-8, with the ends of lines of Unix.
         for file in filter(Path.is_file, map(folder.joinpath, FILES)):
             content = json.dumps(read_json(file)) if file.suffix == ".json" else file.read_text(encoding="utf-8-sig")
             Path(clean, file.name).write_bytes(content.encode())
-        with blaming(f"the tokenizer in {folder} cannot be read:"):
-            read = CLIPTokenizerFast.from_pretrained(clean, local_files_only=True, unk_token=END)
-            written = json.loads(read.backend_tokenizer.to_str()) | dict(padding=None, truncation=None)
-            # It must be CLIP's, and whole.
-            bpe, added = written["model"], written["added_tokens"]
-            if (read.bos_token, read.eos_token) != (START, END) or not {START, END} <= bpe["vocab"].keys():
-                raise ValueError(f"it must have a start token {START} and an end token {END}")
-            made = {"".join(pair) for pair in bpe["merges"]} | {token["content"] for token in added}
-            if lone := [token for token in bpe["vocab"].keys() - made if len(token.removesuffix("</w>")) > 1]:
-                raise ValueError(f"its merges, which may be cut off, do not make its tokens {some(lone)}")
-            # As transformers would make it of these.
-            text = bpe["vocab"].keys() - {START, END}
-            written["added_tokens"] = [token for token in added if token["content"] not in text]
-            tokenizer = CLIPTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(written)), **settings,
-                                          padding_side="right", name_or_path=str(folder))
+        read = CLIPTokenizerFast.from_pretrained(clean, local_files_only=True, unk_token=END)
+        written = json.loads(read.backend_tokenizer.to_str()) | dict(padding=None, truncation=None)
+        # It must be CLIP's, and whole.
+        bpe, added = written["model"], written["added_tokens"]
+        if (read.bos_token, read.eos_token) != (START, END) or not {START, END} <= bpe["vocab"].keys():
+            raise ValueError(f"it must have a start token {START} and an end token {END}")
+        made = {"".join(pair) for pair in bpe["merges"]} | {token["content"] for token in added}
+        if lone := [token for token in bpe["vocab"].keys() - made if len(token.removesuffix("</w>")) > 1]:
+            raise ValueError(f"its merges, which may be cut off, do not make its tokens {some(lone)}")
+        # The same again, in which nothing in the vocabulary but the start and the end token is special.
+        text = bpe["vocab"].keys() - {START, END}
+        written["added_tokens"] = [token for token in added if token["content"] not in text]
+        tokenizer = CLIPTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(written)), **settings,
+                                      padding_side="right", name_or_path=str(folder))
     tokenizer.pad_token = read.pad_token                   # set afterwards, so that no word becomes special
     # A textual inversion of several vectors is saved by diffusers as <x>, <x>_1, <x>_2; CLIP reads lower case.
     ids = {name.lower(): token for name, token in tokenizer.get_added_vocab().items()}

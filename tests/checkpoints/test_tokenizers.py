@@ -117,6 +117,15 @@ def test_merges_that_are_cut_off_are_refused(words, lines):
     refused_words(words, "its merges, which may be cut off, do not make its tokens")
 
 
+def test_merges_that_are_not_utf_8_are_refused(words):
+    """By the folder's name, as everything else in it."""
+    bpe = json.loads((words / "tokenizer.json").read_text())["model"]
+    (words / "tokenizer.json").unlink()
+    (words / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+    (words / "merges.txt").write_bytes("#version: 0.2\n".encode("utf-16"))
+    refused_words(words, "cannot be read")
+
+
 @pytest.mark.parametrize("change", [
     dict(padding=dict(strategy=dict(Fixed=20), direction="Left", pad_to_multiple_of=None, pad_id=5, pad_type_id=0,
                       pad_token="d")),

@@ -17,9 +17,8 @@ def tell(kind, message):
 
 
 def main(argv=None):
-    """Exit status: 0; 2 with one line on standard error; 130 after Ctrl-C."""
-    # Handle Ctrl-C only as a program, and only if nobody else does (nohup ignores it). Outside the run it simply ends
-    # the process: there is nothing to tidy up, and an exception raised during an import may be swallowed.
+    """Exit status: 0; 2 with one line on standard error; 130 after Ctrl-C; 141 where nobody reads the output."""
+    # Handle Ctrl-C only as a program, if nobody else does (nohup). Outside the run, it simply ends the process.
     is_ours = argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     on_ctrl_c = partial(signal.signal, signal.SIGINT) if is_ours else lambda handler: None
     on_ctrl_c(signal.SIG_DFL)

@@ -21,9 +21,7 @@ class LocalBlend:
     start      the fraction of the schedule, counted from pure noise, after which blending begins
     threshold  for the maps, scaled to a maximum of 1: a number, or a pair (for words, for subtract)
     mask       a PIL picture with the run's aspect ratio, white where the picture may change; grey edges blend
-    Raises ValueError for a word that is not in its prompt, a number out of range, or a mask without white.
-
-    It has no state: `begin` returns the functions of one run.
+    It has no state: `begin` returns the functions of one run. Raises ValueError for what cannot be.
     """
 
     def __init__(self, tokenizer, prompts, words, subtract=None, start=0.2, threshold=0.3, mask=None):

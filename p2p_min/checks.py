@@ -58,9 +58,7 @@ def check_prompts(prompts, targets=0, negative=""):
 
 
 def check_functions(prompts, guidance, **functions):
-    """Raises ValueError for arguments of a run that must be functions, or {prefix: function}, and are not; and for
-    edits, blends and recorders that were built for other prompts.
-    """
+    """Raises ValueError for what is no function, or {prefix: edit}, and for what was built for other prompts."""
     must(is_number(guidance) or callable(guidance), "guidance",
          "a finite number in float32, or a function (eps_c, eps_u, t) -> eps", guidance)
     if guidance == 0:
@@ -71,8 +69,8 @@ def check_functions(prompts, guidance, **functions):
         each_of = argument if is_by_prefix else {"": argument}
         must(all(isinstance(prefix, str) for prefix in each_of), f"prefixes of {name}", "text", list(each_of))
         for each in each_of.values():
-            method = dict(blend="begin", recorder="look").get(name, "attend")
-            is_recorder = hasattr(each, "look")
+            method = dict(blend="begin", recorder="look", sampler="", watch="").get(name, "attend")
+            is_recorder = hasattr(each, "predictions")
             fits = each is None or is_recorder == (name == "recorder") and (hasattr(each, method) or callable(each))
             hint = " (give the recorder as recorder=)" * is_recorder
             must(fits, name, "a Recorder" if name == "recorder" else "a function" + hint, each)

@@ -200,8 +200,8 @@ def decode(model, z, or_why="an edit caused this, or "):
 
     Raises ValueError if numbers are not finite, saying what may have caused that; otherwise the picture would be black.
     """
+    check_finite("the latents", z, model.dtype, or_why)
     dtype = next(model.vae.parameters()).dtype
     pictures = [model.vae.decode(row[None].to(dtype))[0].float() for row in z]
-    check_finite("the latents", z, model.dtype, or_why)
     check_finite("the decoded pictures", torch.stack(pictures), dtype, or_why)
     return [to_image(x) for x in pictures]

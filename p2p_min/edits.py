@@ -106,8 +106,8 @@ def check(per_token, M_star):
     targets, tokens = per_token.shape
     n = M_star.shape[0]
     keys = M_star.shape[-1]
-    must((targets, tokens) == (n, keys), "the maps for this edit",
-         f"of {targets} targets and {tokens} tokens, as it was built for", f"{n} targets and {keys} keys")
+    if (targets, tokens) != (n, keys):
+        raise ValueError(f"this edit was built for {targets} targets and {tokens} tokens; the maps have {n} and {keys}")
 
 
 def build(tokenizer, prompts, steps, align):
@@ -123,7 +123,8 @@ def replace(tokenizer, prompts, steps=0.8):
     """Word swap: M_hat = M for the first `steps` of the schedule (paper: "Word Swap", with tau = 1 - steps).
 
     prompts  [source, target, ...], each target with as many words as the source
-    steps    a fraction of the schedule, a window (from, to), or {"default_": 0.8, "lion": 0.4} per target word
+    steps    a fraction of the schedule, a window (from, to), or {"default_": 0.8, "lion": 0.4} per target word, where
+             words that are not named have "default_", or else 1.0
     A swapped word's maps are summed and shared equally among its new tokens; one to one if the counts are equal.
     Raises ValueError for unequal word counts, a missing word, a prompt that is too long, or an invalid window.
     """

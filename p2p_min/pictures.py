@@ -89,10 +89,7 @@ def to_image(x):
 
 
 def sheet(images, captions, columns=None, side=256):
-    """PIL pictures of one size, each above its caption, in so many columns (None: all in one row).
-
-    Small ones are enlarged by a whole factor to at least `side` pixels.
-    """
+    """PIL pictures of one size above their captions, enlarged by a whole factor to at least `side` pixels."""
     columns = columns or len(images)
     factor = max(1, -(-side // max(images[0].size)))
     width, height = (factor * n for n in images[0].size)

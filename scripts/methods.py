@@ -25,7 +25,7 @@ from torch.special import entr
 
 import p2p_min as p2p
 from p2p_min.align import tokens_of
-from p2p_min.ddim import alphas, predict, predict_z_0, timesteps, to_eps
+from p2p_min.ddim import alphas, change_level, predict, timesteps, to_eps
 from p2p_min.editing import decode
 from p2p_min.networks.text import Context, encode
 from p2p_min.pictures import sheet, to_tensor
@@ -289,7 +289,7 @@ def edit_friendly(model, x_0, steps, seed=0):
         alpha, below = alphas(schedule, times, i)
         variance = (1 - below) / (1 - alpha) * (1 - alpha / below)
         eps = to_eps(schedule, output, z_t, alpha)
-        mean = below ** 0.5 * predict_z_0(z_t, eps, alpha) + (1 - below - variance) ** 0.5 * eps
+        mean = below ** 0.5 * change_level(z_t, eps, alpha, 1.0) + (1 - below - variance) ** 0.5 * eps
         return torch.cat([x[i + 1], mean[1:] + (x[i + 1] - mean[:1])])
     return x[0], sampler
 

@@ -15,7 +15,8 @@ def load_folder(folder, device, dtype, prediction, spacing, tokenizer, own_vae):
     is_xl = (folder / "text_encoder_2").is_dir()
     if is_xl and not (folder / "text_encoder").is_dir():
         raise ValueError(f"{folder} is SDXL's refiner, which p2p_min does not run; give the base model")
-    for name in ("unet", *["vae"] * own_vae, "text_encoder", "tokenizer", "scheduler", *["tokenizer_2"] * is_xl):
+    words = ["tokenizer", *["tokenizer_2"] * is_xl] * (tokenizer is None)
+    for name in ("unet", *["vae"] * own_vae, "text_encoder", *words, "scheduler"):
         if not (folder / name).is_dir():
             content = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
             why = "it is not a diffusers checkpoint" if name != "vae" else "use --vae for a VAE from elsewhere"

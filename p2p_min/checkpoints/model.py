@@ -58,8 +58,8 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
                 "trailing"; None: as the folder says; for a file "leading", but "trailing" in SD Turbo's layout
     tokenizer   a folder with the tokenizer; None: the one in the folder, beside the file, or in the local hub cache
     vae         a diffusers vae/ folder, or a file with only a VAE, to use instead of the checkpoint's own
-    returns     a `Model`: tokenizer, text_encoder, unet, vae, schedule; all in eval mode, no gradients
-    Raises FileNotFoundError or ValueError, with a one-line message, for anything missing, unreadable or mismatched.
+    Returns a `Model`, in eval mode without gradients. Raises FileNotFoundError or ValueError, with a one-line message,
+    for anything missing, unreadable or mismatched.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -85,18 +85,16 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     if vae is not None:
         about.append(f"with the VAE of {vae}")
     model = Model(**parts | dict(path=str(path), about="; ".join(about)))
-    # Its size must be one, and its parts must fit each other.
+    # Its parts must fit each other, and its size must be one: else this raises ValueError.
     _ = model.size
     c, latent, second = model.unet.config, model.vae.config["latent_channels"], model.text_encoder_2
     width = model.text_encoder.config.hidden_size + (second.config.hidden_size if second else 0)
-    problems = (                                           # what it is, whether it is that
-        (f"the text has {width} numbers per token, the UNet needs {c['cross_attention_dim']}",
-         width != c["cross_attention_dim"]),
-        ("an SDXL UNet and a second text encoder go together; this has one without the other",
-         (second is None) != (model.unet.add_embedding is None)),
-        (f"the VAE has {latent} latent channels, the UNet takes {c['in_channels']} and gives {c['out_channels']}: "
-         f"it is {INPUTS.get(c['in_channels'], 'another kind of model')}, which p2p_min does not run",
-         not latent == c["in_channels"] == c["out_channels"]))
-    if problem := next((problem for problem, is_it in problems if is_it), None):
-        raise ValueError(f"{model.path}: {problem}")
+    needs = c["cross_attention_dim"]
+    must(width == needs, f"{path}: the text's width", f"the UNet's, {needs}", width)
+    if (second is None) != (model.unet.add_embedding is None):
+        raise ValueError(f"{path}: an SDXL UNet and a second text encoder go together; this has one without the other")
+    if not latent == c["in_channels"] == c["out_channels"]:
+        raise ValueError(f"{path}: the VAE has {latent} latent channels, the UNet takes {c['in_channels']} and gives "
+                         f"{c['out_channels']}: it is {INPUTS.get(c['in_channels'], 'another kind of model')}, which "
+                         "p2p_min does not run")
     return model

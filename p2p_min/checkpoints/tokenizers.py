@@ -56,9 +56,8 @@ def load_tokenizer(folder):
 
 
 def choose_tokenizer(given, own, configs):
-    """The one tokenizer of a model, which decides the tokens for all its text encoders: that of the folder `given`, or
-    else the first encoder's `own`, {text encoder: the folder of its tokenizer}. The encoders differ in their padding;
-    the start, end and padding tokens go into their `configs`.
+    """The one tokenizer of a model and all its text encoders: that of the folder `given`, or the first encoder's `own`,
+    {text encoder: its folder}. The encoders differ in their padding, which goes into their `configs`.
     """
     came = {name: load_tokenizer(folder) for name, folder in own.items() if given is None or has_tokenizer(folder)}
     chosen = came["text_encoder"] if given is None else load_tokenizer(given)

@@ -13,7 +13,6 @@ examples, with the small model that comes with p2p_min:
   local edit     python -m p2p_min "a red car on the beach" "a blue car on the beach" --blend car
   your picture   python -m p2p_min "a red car on the beach" "a blue car on the beach" --image car.png
   what it sees   python -m p2p_min "a red car in the snow" "a red boat in the snow" --page p2p.html
-  in a browser   python -m p2p_min --live
 
 STEPS are a fraction of the steps, counted from pure noise (0.8), or a window (0.2,0.7); at 0, nothing is injected.
 A WORD may be a phrase; red#2 is the second red; <start> and <end> are the start and end tokens.
@@ -26,10 +25,12 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see --help; prompts go before options)")
 
 
-# ---- what a text means; argparse says which is "invalid" ------------------------------------------------------------
 def steps(text):
-    numbers = [float(part) for part in text.split(",")]
-    return window(numbers if len(numbers) > 1 else numbers[0])
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        return window(numbers if len(numbers) > 1 else numbers[0])
+    except ValueError as error:                            # in its own words
+        raise argparse.ArgumentTypeError(error) from None
 
 
 def word_steps(text):
@@ -56,7 +57,8 @@ def build_parser():
     add("targets", metavar="TARGET", nargs="*", help="an edited prompt: a swap if it has as many words, or an addition")
     add("--live", metavar="PORT", nargs="?", const=0, type=int, help="serve a page with controls (default: any port)")
     add = parser.add_argument_group("the model").add_argument
-    add("--model", default="weights/toy", metavar="PATH", help="a folder, file, or owner/name (default: %(default)s)")
+    add("--model", default="weights/toy", metavar="PATH",
+        help="a folder, a .safetensors file, or owner/name[@revision] on the hub (default: %(default)s)")
     add("--prediction", choices=PREDICTIONS, help="what the UNet predicts (default: as stored)")
     add("--spacing", choices=SPACINGS, help="of the timesteps; turbo and lightning need trailing (default: as stored)")
     add("--tokenizer", metavar="DIR", help="its folder (default: the checkpoint's, or one in the hub cache)")

@@ -1,4 +1,4 @@
-"""What the words of a run attend to: recorded, as a picture, as a page to explore."""
+"""Where pictures attend to words: recorded, as a picture, as a page to explore."""
 from .page import explorer
 from .recorder import Recorder
 from .sheet import word_sheet

@@ -1,7 +1,7 @@
 """The live page: from its settings to what it shows. server.py passes both over HTTP.
 
-A change computes only what depends on it. The source is kept, a picture's inversion or a run of its own, and every edit
-begins from it. So the same settings always give the same picture.
+A change computes only what depends on it. Every edit begins from the source's kept run or inversion, so that the same
+settings always give the same picture.
 """
 import hashlib
 import io
@@ -67,10 +67,8 @@ class KeptBlend(LocalBlend):
 
 
 class Session:
-    """One model, and what the page has asked of it. One run at a time: a newer request ends those before it.
-
-    options    the arguments of `load` that made the model, by name and the model first, as the command line has them
-    is_closed  to be set at the end: what runs ends at its next step, and nothing else begins
+    """One model, and what the page has asked of it. One run at a time: a newer request, or `is_closed`, ends those
+    before it at their next step. options: the arguments of `load` that made the model, by name, the model first.
     """
     def __init__(self, model, options):
         self.model = model
@@ -78,8 +76,8 @@ class Session:
         self.pictures, self.sources, self.plain, self.answers = (Cache() for _ in range(4))
         self.running, self.reading = threading.Lock(), threading.Lock()
         self.newest, self.is_closed = None, False
-        # What one can choose: the names of attention layers, and all their beginnings, the shortest first.
-        names = [name.split(".") for kind in ("cross", "self") for name in model.unet.attention_names(kind)]
+        # What one can choose: prefixes that self-attention has as well as cross-attention, the shortest first.
+        names = [name.split(".")[:-1] for name in model.unet.attention_names("cross")]
         self.layers = list(dict.fromkeys(".".join(name[:n]) for n in range(1, 9) for name in names))
 
     def keep_picture(self, content):
@@ -95,10 +93,7 @@ class Session:
         return dict(picture=name, size=full.size, taken=picture.size)
 
     def answer(self, given, say):
-        """What the page shows of these settings; say(message) is called before each step.
-
-        Raises Superseded, or ValueError with the `setting` to blame, if any.
-        """
+        """What the page shows of these settings; calls say(message) before each step. Raises Superseded, ValueError."""
         must(given.keys() <= SETTINGS.keys(), "settings", f"some of {', '.join(SETTINGS)}", list(given))
         settings = SETTINGS | given
         for name, (is_kind, kind, low, high) in NUMBERS.items():
@@ -131,11 +126,11 @@ class Session:
         make = partial(run, prompts[:1], seed=s["seed"], progress=partial(report, "generating the source"))
         if s["picture"] is not None:
             depends_on = ["source", "steps", "picture", "method"] + ["guidance"] * (s["method"] == "null-text")
+            picture = self.pictures.get(s["picture"])
             with blaming("picture"):
-                if s["picture"] not in self.pictures:
-                    raise ValueError("this picture is no longer here; choose it again")
-            make = partial(invert, model, self.pictures[s["picture"]], *prompts[:1], s["method"], s["steps"],
-                           s["guidance"], progress=partial(report, "inverting the picture"))
+                must(picture is not None, "the picture", "one that is still here; choose it again", s["picture"])
+            make = partial(invert, model, picture, *prompts[:1], s["method"], s["steps"], s["guidance"],
+                           progress=partial(report, "inverting the picture"))
         key = tuple(s[name] for name in depends_on)
         run = partial(run, prompts, inversion=self.sources.find(key, make))
         # The target without injection, then with it.
@@ -172,8 +167,7 @@ class Session:
         # In which layers.
         if layers:
             with blaming("layers"):
-                blocks = [name for name in self.layers if "." not in name]
-                must(layers in self.layers, "layers", f"the beginning of a name in {', '.join(blocks)}", layers)
+                must(layers in self.layers, "layers", f"a prefix, such as {self.layers[0]}", layers)
             edit, self_edit = {layers: edit}, {layers: self_edit}
             code += [f"edit, self_edit = {{{layers!r}: edit}}, {{{layers!r}: self_edit}}"]
         # Where the picture may change: at words of the target, and at those of the source that answer to them.

@@ -1,7 +1,6 @@
-"""The explorer: one HTML file in which one points at a word and sees what looked at it, step by step.
+"""The explorer: one HTML file, without server or network, in which one points at a word and sees what looked at it.
 
-page.html and page.js are the page; here its data are gathered and everything is put into one file, which asks for
-nothing else: no server, no network. live.py makes the same page with controls.
+page.html and page.js are the page; here its data are gathered. live.py makes the same page with controls.
 """
 import base64
 import html
@@ -36,8 +35,7 @@ class Page(str):
 def explorer(model, result, recorder, about="", *, without=None, labels=None):
     """The page of a run, as text (a `Page`, which a notebook shows).
 
-    result    of the run
-    recorder  `Recorder(..., per_step=True)`, given to it as `recorder=recorder`
+    recorder  `Recorder(..., per_step=True)`, given to the run as `recorder=recorder`
     about     what to say of how the run was made: its command
     without   what the same prompts and noise give with no edit, to be shown beside: a `Result`, or its pictures
     labels    a text for each target, which tells it from the others: "fluffy × −2"; None: their numbers
@@ -61,7 +59,8 @@ def page_data(model, result, recorder, about="", *, without=None, labels=None, p
     n, steps = len(images), len(times)
     must(recorder.prompts == prompts, "the recorder", f"of the result's prompts, {prompts}", recorder.prompts)
     if not times:
-        raise ValueError("the page needs Recorder(..., per_step=True), given to the run as recorder=recorder")
+        raise ValueError("the page needs Recorder(..., per_step=True), given to the run as recorder=, and maps of at "
+                         "most 32 × 32 pixels")
     plain = getattr(without, "images", without) or []
     belongs = len(plain) in (0, n) and getattr(without, "prompts", prompts) == prompts
     must(belongs, "without", f"the Result of the same prompts, or {n} pictures", without)

@@ -1,4 +1,4 @@
-"""What the words of a run attend to: its cross-attention maps, seen by a look, which changes nothing."""
+"""Where a run's pictures attend to its words: its cross-attention maps, seen by a look, which changes nothing."""
 import torch
 
 from ..align import tokens_of, words
@@ -15,12 +15,10 @@ class Recorder:
     prompts   those of the run, source first; one alone is fine
     per_step  whether to keep each step's maps too (of at most 32 × 32 pixels, averaged over heads), and its predictions
     layers    only those whose names begin so: "up_blocks.2", or one of `model.unet.attention_names("cross")`; "": all
-    The run is the same to the bit as without (to rounding, where an edit has `attend`). The averages do not grow with
-    the run. Each run begins the recorder anew.
-
+    The run is the same to the bit as without (to rounding, where an edit has `attend`), and begins the recorder anew.
     sizes, size  the (height, width) of the maps seen, largest first; the one that `maps` gives if none is named
     times        the t of every step kept, falling
-    predictions  {t: z_0, (prompts, 4, height/f, width/f)}: the clean latents that each step foresees
+    predictions  {t: z_0, (prompts, 4, height/f, width/f)}: the clean latents that each step predicts
     """
     def __init__(self, tokenizer, prompts, per_step=False, layers=""):
         check_prompts(prompts)
@@ -40,8 +38,7 @@ class Recorder:
             self.predictions[t] = z_0.cpu()
 
     def look(self, M, M_star, M_hat, t):
-        """Adds the maps of one layer at one step."""
-        # (1 + 2 targets, heads, height, width, keys)
+        """Adds the maps of one layer at one step: (1 + 2 targets, heads, height, width, keys)."""
         maps = torch.cat([each[..., :self.keys].float() for each in (M[None], M_star, M_hat)])
         size, kept = tuple(M.shape[1:3]), {None: maps}
         if self.per_step and size[0] * size[1] <= SMALL:
@@ -69,7 +66,7 @@ class Recorder:
         return list(dict.fromkeys(piece.text for piece in words(self.tokenizer, self.prompts[prompt])))
 
     def partner(self, word, prompt):
-        """The word of the source that answers to one of a prompt, by its number, or None: as `auto` aligns them."""
+        """The index of the source's word that `auto` aligns with a word of a prompt, or None."""
         tokenizer, pair = self.tokenizer, [self.prompts[0], self.prompts[prompt]]
         A = auto(tokenizer, pair).A[0][:, tokens_of(tokenizer, pair[1], word)]
         shares = [A[tokens_of(tokenizer, pair[0], each)].sum().item() for each in self.words()]
@@ -78,8 +75,7 @@ class Recorder:
     def maps(self, word, prompt=0, *, edited=True, size=None, per_step=False, per_head=False):
         """How much each pixel attends to a word: an array (height, width), the average over layers, heads and steps.
 
-        word      a word or phrase of the prompt: the maps of all its tokens, summed; "red#2": of the second "red"
-                  alone; "<start>", "<end>": of the tokens before and after all words
+        word      a word or phrase of the prompt, whose tokens' maps are summed; "red#2"; "<start>"; "<end>"
         prompt    0 for the source, 1 for the first target, ...
         edited    of a target: M_hat, which it used; False: M_star, its own, before the edit
         size      (height, width) of the maps; None: `size`
@@ -100,7 +96,7 @@ class Recorder:
         times = self.times if per_step else [None]
         sizes = [each for each in self.sizes if (each, *times[:1]) in self.seen]
         size = self.size if size is None else tuple(size)
-        must(size in sizes, "size", f"one of {sizes}", size)
+        must(size in sizes, "size", f"one of {sizes}" + " (of larger maps no steps are kept)" * per_step, size)
         kept = [self.seen[size, t] for t in times]
         maps = [total[row][..., tokens].sum(-1) / calls for total, calls in kept]
         if per_head and kept[0][1] > len(self.steps):

@@ -45,7 +45,7 @@ class Server(socketserver.ThreadingTCPServer):
                     largest=LARGEST)
         self.page = write_page(dict(live=live), LIVE_POLICY, ("page.js", "live.js"))
 
-    def handle_error(self, request, client):               # a broken connection is no news
+    def handle_error(self, request, client):               # a broken connection is ignored
         pass
 
 
@@ -60,8 +60,8 @@ class Handler(BaseHTTPRequestHandler):
         server, host, length = self.server, self.headers["Host"], int(self.headers["Content-Length"] or 0)
         token, _, what = self.path[1:].partition("/")
         if not 0 <= length <= LARGEST:
-            return self.send_error(413)                    # Content Too Large
-        # All of it is read before an answer: closing with unread input resets the connection, and the answer is lost.
+            return self.send_error(413)                    # Content Too Large; the page itself says so before
+        # It is read before any other answer, which unread input would take back as the connection closes.
         body = self.rfile.read(length)
         if host not in server.hosts or self.headers["Origin"] not in (None, f"http://{host}"):
             return self.send_error(403, "another host or origin")

@@ -28,11 +28,8 @@ def overlay(image, values, top):
 
 
 def word_sheet(recorder, images, side=160):
-    """The maps of all words of a run as one picture, all on one scale, which it names.
-
-    recorder  a `Recorder` that has watched the run
-    images    its pictures, source first, one for each prompt (`Result.images`)
-    A row for the source's maps M, and two for each target: M_star, its own, and M_hat, what it used after the edit.
+    """The maps of all words of a run as one picture, on one named scale: a row for the source's M, and two for
+    each target: M_star, its own, and M_hat, which it used. images: the run's (`Result.images`).
     """
     n = len(recorder.prompts)
     must(len(images) == n, "images", f"one for each of the recorder's {n} prompts, source first", images)

@@ -223,7 +223,7 @@ def test_a_truncated_file_is_named(copy, file, keep):
     """Cut anywhere, down to nothing: an error with the file's name, and if its beginning is there, what to do."""
     data = (copy / file).read_bytes()
     (copy / file).write_bytes(data[:keep])
-    refused(copy, str(copy / file), *["is cut off, with ", f"of {len(data)} bytes: download it again"] * (keep == -1))
+    refused(copy, str(copy / file), *["is cut off, or damaged: download it again"] * (keep == -1))
     refused(copy, str(copy / file), *["is cut off"] * (keep == 100))
 
 

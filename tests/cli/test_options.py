@@ -91,9 +91,9 @@ WRONG = {
 WRONG_OPTIONS = [
     (["--stepz", "3"], "--stepz"), (["--model"], "--model"), (["--spacing", "late"], "--spacing"),
     (["--seed", "x"], "--seed"), (["--steps", "2.5"], "--steps"), (["--guidance", "x"], "--guidance"),
-    (["--cross-steps", "1.5"], "argument --cross-steps: invalid word_steps value: '1.5'"),
-    (["--cross-steps", "0.7,0.2"], "'0.7,0.2'"), (["--cross-steps", "nan"], "'nan'"),
-    (["--cross-steps", "car="], "'car='"),
+    (["--cross-steps", "1.5"], "argument --cross-steps: steps must be a fraction of the schedule from 0 to 1"),
+    (["--cross-steps", "0.7,0.2"], "not [0.7, 0.2]"), (["--cross-steps", "nan"], "not nan"),
+    (["--cross-steps", "car="], "could not convert string to float: ''"),
     (["--self-steps", "0.1,0.2,0.3"], "--self-steps"), (["--self-steps", "car=0.4"], "'car=0.4'"),
     (["--reweight", "big="], "'big='"), (["--reweight", "big"], "'big'"),
     (["--reweight", "big=2", "--reweight", "big=3"], "--reweight must be given once for each word, not ['big', 'big']"),

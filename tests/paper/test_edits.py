@@ -307,9 +307,9 @@ def test_an_edit_needs_a_source_and_a_target(tokenizer, build, prompts):
 @pytest.mark.parametrize("build", [replace, lambda t, p: reweight(t, p, {"river": 2.0}, lambda M, M_star, t: M_star)])
 def test_an_edit_for_other_prompts_says_so(tokenizer, build):
     """Maps of another number of targets or tokens than the edit was built for are an error with the numbers."""
-    with pytest.raises(ValueError, match="of 1 targets and 77 tokens, .* not .3 targets"):
+    with pytest.raises(ValueError, match="1 targets and 77 tokens; the maps have 3 and 77"):
         build(tokenizer, PROMPTS)(*maps(3), 1.0)
-    with pytest.raises(ValueError, match="77 tokens.*15 keys"):
+    with pytest.raises(ValueError, match="77 tokens; the maps have 1 and 15"):
         build(tokenizer, PROMPTS)(*maps(1, keys=15), 1.0)
 
 

@@ -395,7 +395,7 @@ def test_config_with_a_value_that_is_not_implemented_or_does_not_fit(copy, part,
 @pytest.mark.parametrize("gone, says", [
     (["text_encoder", "tokenizer"], "SDXL's refiner"), (["text_encoder"], "SDXL's refiner"),
     (["tokenizer_2"], "no folder tokenizer_2/"),
-    (["text_encoder_2"], "the text has 32 numbers per token, the UNet needs 80"),
+    (["text_encoder_2"], "the text's width must be the UNet's, 80, not 32"),
     (["text_encoder_2/model.safetensors"], "model.safetensors"), (["tokenizer_2/tokenizer.json"], "tokenizer_2")])
 def test_a_folder_that_is_not_whole_is_refused(copy, gone, says):
     """The refiner's has the second encoder only."""

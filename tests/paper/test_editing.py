@@ -102,7 +102,7 @@ def test_threads_that_share_a_model_get_what_they_would_alone(model, tokenizer):
     pairs = [["a car", "a big red car next to a river"], ["a dog", "a big dog"], [" ".join(["snow"] * 60), "a house"]]
     alone = [encode(model, pair).states for pair in pairs]
     runs = [sample(model, pair, p2p.auto(tokenizer, pair), steps=1).latents for pair in pairs]
-    wrong, stop = [], time.monotonic() + 3
+    wrong, stop = [], time.monotonic() + 1.5
 
     def work(n):
         while time.monotonic() < stop:

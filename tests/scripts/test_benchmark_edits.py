@@ -372,6 +372,7 @@ def results(work):
     return {file: file.stat().st_mtime_ns for file in Path(work).glob("*-*.json")}
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_where_it_was(drawn, tmp_path, monkeypatch):
     """Killed for good in the middle: started again, it makes what is missing and nothing else, and reports the same."""
     arguments, path = drawn

@@ -51,6 +51,7 @@ def test_words_can_be_painted(toy, judge):
     assert numbers["painted"]["ball"] == 2
 
 
+@pytest.mark.long
 def test_a_neglected_object_is_excited(toy, judge):
     """The castle appears, and its map's maximum grows."""
     _, numbers = methods.try_attend_and_excite(toy, judge, [2, 4, 5], steps=10)
@@ -101,6 +102,7 @@ def test_perturbed_attention_does_not_depend_on_the_number_of_prompts(toy):
     assert (alone - among).abs().max() < 1e-3 < 0.1 < (alone - without).abs().max()
 
 
+@pytest.mark.long
 def test_perturbed_attention_mends_the_structure(toy, judge):
     """The judge doubts less what it sees, with guidance and without."""
     _, numbers = methods.try_perturbed_attention(toy, judge, [1], steps=8)
@@ -120,6 +122,7 @@ def test_a_known_source_comes_back_to_the_bit(model, name):
     assert torch.allclose(same[1], x_0, atol=1e-3)
 
 
+@pytest.mark.long
 def test_the_noise_of_a_picture_keeps_it(toy, judge):
     """The source is exact, which DDIM inversion is not; the cake is there, and word swap keeps more around it."""
     _, numbers = methods.try_edit_friendly(toy, judge, [3], steps=6)
@@ -130,6 +133,7 @@ def test_the_noise_of_a_picture_keeps_it(toy, judge):
     assert swapped["outside"] > alone["outside"] + 2
 
 
+@pytest.mark.long
 def test_a_layer_is_judged_with_both_kinds_of_rows_or_without_guidance(toy):
     """Ablation in the conditional rows alone overrates every layer together; the other two columns agree better."""
     changes = torch.tensor(list(methods.ablation(toy, [0], steps=6).values()))

@@ -545,8 +545,9 @@ def test_edit_of_a_picture(models, shape, negative, method):
             z[0] = inv.latents[i + 1]
         done.append(time)
     pipe.unet.set_attn_processor(plain)
-    # Optimised embeddings lie far from any text, and make rounding larger.
-    assert error(ours.latents, z) <= (3 if method == "null-text" else 1) * CLOSE
+    # Rounding gathers over the inversion, the injection and the steps: 2e-6 to 1.03e-5 in 20 runs of the same, which
+    # differ by where memory lies. Optimised embeddings lie far from any text, and make it larger.
+    assert error(ours.latents, z) <= (3 if method == "null-text" else 2) * CLOSE
     assert error(ours.latents[:1], ours.latents[1:]) > 0.01                            # the target is another picture
 
 

@@ -181,10 +181,7 @@ def shown(items):
 
 def load(args):
     """The model, the judge and CLIP, each of the last two None where there is none."""
-    device = args.device
-    if device is None and torch.cuda.is_available() and store.LOCAL_RANK:
-        device = f"cuda:{store.LOCAL_RANK % torch.cuda.device_count()}"
-    model = p2p.load(args.model or "weights/toy", device, args.dtype)
+    model = p2p.load(args.model or "weights/toy", store.device(args.device), args.dtype)
     judge = judging.load(args.judge) if args.pie is None and args.judge.exists() else None
     return model, judge, None if args.clip is None else measures.clip_similarity(args.clip, model.device)
 
@@ -247,8 +244,7 @@ def run(args):
         if args.pie is None and judge is None:
             print(f"without the judge, since there is none at {args.judge}: nobody reads whether the edits are there")
     kept = {item.key for item in shown(items)}
-    mine = left[store.RANK::processes]
-    for item, rest in tqdm(mine, desc="edits", disable=store.RANK != 0 or not sys.stderr.isatty()):
+    for item, rest in tqdm(store.share(left), desc="edits", disable=store.RANK != 0 or not sys.stderr.isatty()):
         try:
             opened = item.pictures(size, model.vae.factor)
             for method, preset, numbers, skipped, edited in results(model, item, opened, rest, args.steps, judge, clip):

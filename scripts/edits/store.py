@@ -30,15 +30,17 @@ def read_json(path):
         raise ValueError(f"{path} cannot be read ({error}); delete it to have it made again") from None
 
 
-def open_folder(folder, settings):
-    """Makes the folder, or checks that its results were made with these settings; new ones are added to its file."""
+def open_folder(folder, settings, option="--work"):
+    """Makes the folder that an option gave, or checks that its results were made with these settings; new ones are
+    added to its file.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{folder} cannot be made: {error.strerror}") from None
     file = folder / SETTINGS
     before = read_json(file) if file.exists() else {}
-    agree(settings, before, f"the results in {folder} were made", "give another --work")
+    agree(settings, before, f"the results in {folder} were made", f"give another {option}")
     if LOCAL_RANK == 0 and before | settings != before:
         write_json(file, before | settings)
 
@@ -72,6 +74,18 @@ def join(backend):
     # A process that is done early waits for the slowest at the end. The group stays: torch 2.6 can hang on ending it.
     dist.init_process_group(backend, timeout=timedelta(days=7))
     return dist.get_world_size()
+
+
+def share(items):
+    """This process's part of them."""
+    return items[RANK::dist.get_world_size() if dist.is_initialized() else 1]
+
+
+def device(given):
+    """The device that was asked for; without a wish under torchrun, a GPU for each process of a machine."""
+    if given is None and torch.cuda.is_available() and LOCAL_RANK:
+        return f"cuda:{LOCAL_RANK % torch.cuda.device_count()}"
+    return given
 
 
 def gather(thing):

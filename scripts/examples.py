@@ -40,7 +40,8 @@ BICYCLE, CASTLE = "a photo of a cat riding on a bicycle", "a castle next to a ri
 STABLE_DIFFUSION = dict(
     settings=dict(steps=50, guidance=7.5),
     examples=(
-        Example("word_swap", "Word swap", BICYCLE, ("a photo of a cat riding on a car", "a photo of a dog riding on a bicycle")),
+        Example("word_swap", "Word swap", BICYCLE,
+                ("a photo of a cat riding on a car", "a photo of a dog riding on a bicycle")),
         Example("row_of_swaps", "Word swap: one layout, many things", "a lemon cake",
                 tuple(f"a {kind} cake" for kind in ("chocolate", "pumpkin", "pasta", "brick"))),
         Example("added_phrase", "Added phrase: a style", CASTLE,

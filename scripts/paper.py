@@ -28,7 +28,7 @@ import p2p_min as p2p
 from p2p_min.cli.options import LOAD, Parser
 from p2p_min.files import write
 from p2p_min.maps import page as explorer_page
-from p2p_min.maps.sheet import legend, overlay, word_sheet
+from p2p_min.maps.sheet import overlay, word_sheet
 from p2p_min.pictures import fit, png, read_picture, sheet
 
 sys.path.append(str(Path(__file__).parent / "edits"))
@@ -93,8 +93,8 @@ def draw_example(model, example, seeds, how, progress):
             if not example.fader:
                 rows.setdefault(f"without: {label}", []).append(plain[i])
             rows.setdefault(label if example.fader else f"with: {label}", []).append(edited[i])
-    return grid_of([[(image, f"{name}, seed {seed}") for seed, image in zip(seeds, images)]
-                    for name, images in rows.items()])
+    captions = [[f"{name}, seed {seed}" if i == 0 else name for seed in seeds] for i, name in enumerate(rows)]
+    return grid_of([list(zip(*row)) for row in zip(rows.values(), captions)])
 
 
 def draw_maps(model, example, how, progress):
@@ -153,10 +153,9 @@ def changed_maps(recorder, images):
     return [(overlay(image, maps, top), caption) for maps, image, caption in shown]
 
 
-def figures(model, args, how, picture):
-    """All figures of the page, in order."""
-    seeds, table = range(args.seeds), examples.TOY if is_toy(model) else examples.STABLE_DIFFUSION
-    found = []
+def figures(model, table, args, how, picture):
+    """The figures of the page, in order."""
+    seeds, found = range(args.seeds), []
     for example in table["examples"]:
         text = " → ".join(f"“{prompt}”" for prompt in dict.fromkeys(example.prompts))
         if example.name == "maps":
@@ -175,8 +174,8 @@ def figures(model, args, how, picture):
                             at(draw_grid, model, args.prompts, picture, how)))
     size = how["height"], how["width"]
     found += [] if not proof.HAS_DIFFUSERS else [
-        Figure("parity", "The same numbers as diffusers", "Relative errors on these weights, device and dtype, and what "
-               "rounding alone explains.", 0, lambda progress: proof.parity(model, *size)),
+        Figure("parity", "The same numbers as diffusers", "Relative errors on these weights, device and dtype, and "
+               "what rounding alone explains.", 0, lambda progress: proof.parity(model, *size)),
         Figure("cost", "What a step costs", "One call for source, target and two unconditional rows; median of "
                f"{proof.REPEAT}, in turns.", 0, lambda progress: proof.cost(model, *size, proof.REPEAT))]
     found += [
@@ -194,34 +193,6 @@ def is_toy(model):
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>Prompt-to-Prompt on {model}</title>
-<style>{style}
-main {{ max-width: 75rem; }}
-.card img {{ width: 100%; max-width: max-content; border-radius: .4rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; }}
-td, th {{ padding: .2rem 1rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }}
-</style>
-</head>
-<body>
-<main>
-<header><h1>Prompt-to-Prompt on {model}</h1>
-<p>{about}</p></header>
-{figures}
-</main>
-</body>
-</html>
-"""
-
 
 def section(figure, result, picture, error):
     """A figure as a part of the page."""
@@ -241,13 +212,16 @@ def section(figure, result, picture, error):
 
 def write_page(path, model, about, wanted, results, pictures, failed):
     """One file, in the explorer page's look; nothing in it asks for the network."""
-    style = Path(explorer_page.__file__).with_name("page.html").read_text(encoding="utf-8")
-    style = style.split("<style>")[1].split("</style>")[0]
-    urls = {name: "data:image/png;base64," + base64.b64encode(content).decode()
-            for name, content in pictures.items()}
-    body = "\n".join(section(figure, results.get(figure.name), urls.get(figure.name), failed.get(figure.name))
-                     for figure in wanted)
-    page = PAGE.format(model=html.escape(str(model.path)), style=style, about=html.escape(about), figures=body)
+    look = Path(explorer_page.__file__).with_name("page.html").read_text(encoding="utf-8")
+    urls = {name: "data:image/png;base64," + base64.b64encode(content).decode() for name, content in pictures.items()}
+    parts = dict(
+        style=look.split("<style>")[1].split("</style>")[0], model=html.escape(str(model.path)),
+        about=html.escape(about),
+        figures="\n".join(section(figure, results.get(figure.name), urls.get(figure.name), failed.get(figure.name))
+                          for figure in wanted))
+    page = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    for name, part in parts.items():                       # the figures last: a prompt may say {{style}}
+        page = page.replace(f"{{{{{name}}}}}", part)
     write(path, page.encode())
 
 
@@ -272,45 +246,60 @@ def arguments():
     return parser
 
 
-def run(args):
-    """The page. Raises ValueError or OSError for whatever the user can mend; returns what failed, {figure: why}."""
-    if args.image and not args.prompts or "grid" in (args.only or ()) and not args.prompts:
+def check(args):
+    """Raises ValueError for what does not go together."""
+    only = set(args.only or ())
+    if not args.prompts and (args.image or "grid" in only):
         raise ValueError("the grid and --image need --prompts SOURCE TARGET")
     if args.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {args.seeds}")
-    if {"parity", "cost"} & set(args.only or ()) and not proof.HAS_DIFFUSERS:
+    if {"parity", "cost"} & only and not proof.HAS_DIFFUSERS:
         raise ValueError(f"the comparison {proof.NEEDS_DIFFUSERS}")
+
+
+def settings_of(args, model, how):
+    """What the figures depend on: a folder holds those of one model, made alike. As JSON keeps it."""
+    settings = dict(how, model=proof.files(model.path)[1:], seeds=args.seeds, dtype=str(model.dtype),
+                    device=model.device.type, p2p_min=p2p.__version__)
+    if args.prompts:
+        settings["grid"] = [args.prompts, args.image and proof.sha256(args.image)]
+    return json.loads(json.dumps(settings))
+
+
+def run(args):
+    """Draws what is missing, and the page. Returns {figure: why} of those that failed.
+
+    Raises ValueError or OSError for whatever the user can mend.
+    """
+    check(args)
     processes = store.join("gloo")
     model = p2p.load(args.model, store.device(args.device), args.dtype,
                      **{name: getattr(args, name) for name in LOAD[3:]})
     if args.size is None and model.size is None:
         raise ValueError("this model has no size of its own; give --size")
-    size = (args.size, args.size) if args.size else model.size
+    height, width = (args.size, args.size) if args.size else model.size
     table = examples.TOY if is_toy(model) else examples.STABLE_DIFFUSION
-    how = table["settings"] | {name: getattr(args, name) for name in ("steps", "guidance") if getattr(args, name)}
-    how |= dict(height=size[0], width=size[1])
-    picture = fit(read_picture(args.image), args.size or min(size), model.vae.factor) if args.image else None
-    wanted = figures(model, args, how, picture)
+    given = {name: getattr(args, name) for name in ("steps", "guidance") if getattr(args, name) is not None}
+    how = table["settings"] | given | dict(height=height, width=width)
+    picture = fit(read_picture(args.image), min(height, width), model.vae.factor) if args.image else None
 
     # What is there already, and what this process has to do.
-    settings = dict(how, model=proof.files(model.path)[1:], seeds=args.seeds, dtype=str(model.dtype),
-                    device=model.device.type, p2p_min=p2p.__version__)
-    settings |= dict(grid=[args.prompts, args.image and proof.sha256(args.image)]) if args.prompts else {}
-    settings = json.loads(json.dumps(settings))
+    wanted, settings = figures(model, table, args, how, picture), settings_of(args, model, how)
     store.open_folder(args.out, settings, "--out")
     names = [figure.name for figure in wanted]
     there = store.done(args.out, names, settings)
-    mine = store.share([figure for figure in wanted if figure.name not in there])
     if store.RANK == 0:
         print(f"{model.path} on {model.device}, {str(model.dtype).removeprefix('torch.')}; {len(wanted)} figures, "
               f"{len(there)} of them done already; {processes} process{'es' * (processes > 1)}", flush=True)
+    mine = store.share([figure for figure in wanted if figure.name not in there])
     failed = draw(args.out, mine, how["steps"])
 
     # All of them on one page.
     failed = {name: why for of_process in store.gather(failed) for name, why in of_process.items()}
     results, pictures = store.collect(args.out, [name for name in names if name not in failed], names)
     if store.RANK == 0:
-        about = f"{how['steps']} steps, guidance {how['guidance']:g}, {size[1]} × {size[0]} pixels, seeds 0 to {args.seeds - 1}."
+        about = (f"{how['steps']} steps, guidance {how['guidance']:g}, {width} × {height} pixels, seeds 0 to "
+                 f"{args.seeds - 1}, none picked.")
         about += "" if proof.HAS_DIFFUSERS else f" The comparison with diffusers {proof.NEEDS_DIFFUSERS}."
         write_page(args.out / "index.html", model, about, wanted, results, pictures, failed)
         print(args.out / "index.html")

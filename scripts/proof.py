@@ -77,6 +77,7 @@ def pipeline_of(model, **parts):
         pipeline = diffusers.StableDiffusionXLPipeline(
             **parts, **tokenizers, scheduler=scheduler_of(model), add_watermarker=False,
             force_zeros_for_empty_prompt=model.zeros_for_empty)
+    pipeline.scheduler = scheduler_of(model)               # again: the pipeline sets an offset of 0 to 1
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -16,6 +16,7 @@ import html
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,21 +79,31 @@ def joined(*pictures, below=False):
 
 def draw_example(model, example, seeds, how, progress):
     """Rows: the source, then each target without Prompt-to-Prompt and with it; a column for each seed."""
-    prompts, rows = example.prompts, {}
-    edits = example.edits(model.tokenizer)
-
-    def run(prompts, seed, **edits):
-        return p2p.prompt_to_prompt(model, prompts, seed=seed, **edits, **how, progress=progress).images
-
+    edits, rows = example.edits(model.tokenizer), {}
     for seed in seeds:
-        # The fader's targets are its source, so what "without" shows is the prompt without the word.
-        plain = run([example.source.replace(f"{example.fader} ", "")] if example.fader else prompts, seed)
-        edited = run(prompts, seed, **edits)
-        rows.setdefault("no word, no edit" if example.fader else "source", []).append(plain[0])
+        plain = p2p.prompt_to_prompt(model, example.prompts, seed=seed, **how, progress=progress).images
+        edited = p2p.prompt_to_prompt(model, example.prompts, seed=seed, **edits, **how, progress=progress).images
+        rows.setdefault("source", []).append(plain[0])
         for i, label in enumerate(example.labels(), 1):
-            if not example.fader:
-                rows.setdefault(f"without: {label}", []).append(plain[i])
-            rows.setdefault(label if example.fader else f"with: {label}", []).append(edited[i])
+            rows.setdefault(f"without: {label}", []).append(plain[i])
+            rows.setdefault(f"with: {label}", []).append(edited[i])
+    return by_seed(rows, seeds)
+
+
+def draw_fader(model, example, seeds, how, progress):
+    """Rows: the prompt without the word, then the word's map times each factor; a column for each seed."""
+    edits, rows = example.edits(model.tokenizer), {}
+    without = example.source.replace(f"{example.fader} ", "")
+    for seed in seeds:
+        plain = p2p.prompt_to_prompt(model, [without], seed=seed, **how, progress=progress).images
+        edited = p2p.prompt_to_prompt(model, example.prompts, seed=seed, **edits, **how, progress=progress).images
+        for name, image in zip(["no word, no edit", *example.labels()], plain + edited[1:]):
+            rows.setdefault(name, []).append(image)
+    return by_seed(rows, seeds)
+
+
+def by_seed(rows, seeds):
+    """{name of a row: a picture for each seed} as a sheet; its first row names the seeds."""
     captions = [[f"{name}, seed {seed}" if i == 0 else name for seed in seeds] for i, name in enumerate(rows)]
     return grid_of([list(zip(*row)) for row in zip(rows.values(), captions)])
 
@@ -157,21 +168,20 @@ def figures(model, table, args, how, picture):
     """The figures of the page, in order."""
     seeds, found = range(args.seeds), []
     for example in table["examples"]:
-        text = " → ".join(f"“{prompt}”" for prompt in dict.fromkeys(example.prompts))
-        if example.name == "maps":
+        text = f"“{example.source}”" + " →" * bool(example.targets) + ",".join(f" “{each}”" for each in example.targets)
+        draw, runs, arguments = (draw_fader if example.fader else draw_example), 2 * args.seeds, (seeds, how)
+        if example.word:
             text += ": where each pixel looks, averaged over steps, layers and heads; below, step by step. Seed 0."
-            found.append(Figure(example.name, example.title, text, 1, at(draw_maps, model, example, how)))
+            draw, runs, arguments = draw_maps, 1, (how,)
         elif example.name == "tau":
             text += ". Maps are injected from pure noise on, to ever later steps. Seed 0."
-            found.append(Figure(example.name, example.title, text, len(ENDS), at(draw_tau, model, example, how)))
-        else:
-            found.append(Figure(example.name, example.title, text, 2 * args.seeds,
-                                at(draw_example, model, example, seeds, how)))
+            draw, runs, arguments = draw_tau, len(ENDS), (how,)
+        found.append(Figure(example.name, example.title, text, runs, partial(draw, model, example, *arguments)))
     if args.prompts:
         text = (" → ".join(f"“{prompt}”" for prompt in args.prompts) + ": the part of the steps in which maps are "
                 "injected. Take the picture that changes what you want and keeps the rest.")
         found.append(Figure("grid", "Which steps do I choose?", text, 2 + len(FRACTIONS) ** 2,
-                            at(draw_grid, model, args.prompts, picture, how)))
+                            partial(draw_grid, model, args.prompts, picture, how)))
     size = how["height"], how["width"]
     found += [] if not proof.HAS_DIFFUSERS else [
         Figure("parity", "The same numbers as diffusers", "Relative errors on these weights, device and dtype, and "
@@ -182,10 +192,6 @@ def figures(model, table, args, how, picture):
         Figure("versions", "Made with", "", 0, lambda progress: proof.versions(model)),
         Figure("files", "The checkpoint's files", "", 0, lambda progress: proof.files(model.path))]
     return [figure for figure in found if not args.only or figure.name in args.only]
-
-
-def at(draw, *arguments):
-    return lambda progress: draw(*arguments, progress)
 
 
 def is_toy(model):

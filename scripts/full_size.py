@@ -93,7 +93,8 @@ def random_weights(shapes, dtype):
     weights = {}
     for name, like in shapes.items():
         mean, spread = (float(name.endswith("weight")), 0.1) if like.ndim == 1 else (0.0, like[0].numel() ** -0.5)
-        weights[name] = torch.empty(like.shape).normal_(mean, spread).to(dtype)
+        tensor = torch.empty(like.shape).normal_(mean, spread)
+        weights[name] = tensor.to(dtype)
     return weights
 
 

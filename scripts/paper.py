@@ -183,14 +183,17 @@ def figures(model, table, args, how, picture):
         found.append(Figure("grid", "Which steps do I choose?", text, 2 + len(FRACTIONS) ** 2,
                             partial(draw_grid, model, args.prompts, picture, how)))
     size = how["height"], how["width"]
-    found += [] if not proof.HAS_DIFFUSERS else [
-        Figure("parity", "The same numbers as diffusers", "Relative errors on these weights, device and dtype, and "
-               "what rounding alone explains.", 0, lambda progress: proof.parity(model, *size)),
-        Figure("cost", "What a step costs", "One call for source, target and two unconditional rows; median of "
-               f"{proof.REPEAT}, in turns.", 0, lambda progress: proof.cost(model, *size, proof.REPEAT))]
-    found += [
-        Figure("versions", "Made with", "", 0, lambda progress: proof.versions(model)),
-        Figure("files", "The checkpoint's files", "", 0, lambda progress: proof.files(model.path))]
+    if proof.HAS_DIFFUSERS:
+        found.append(Figure(
+            "parity", "The same numbers as diffusers",
+            "Relative errors on these weights, device and dtype, and what rounding alone explains.",
+            0, lambda progress: proof.parity(model, *size)))
+        found.append(Figure(
+            "cost", "What a step costs",
+            f"One call for source, target and two unconditional rows; median of {proof.REPEAT}, in turns.",
+            0, lambda progress: proof.cost(model, *size, proof.REPEAT)))
+    found.append(Figure("versions", "Made with", "", 0, lambda progress: proof.versions(model)))
+    found.append(Figure("files", "The checkpoint's files", "", 0, lambda progress: proof.files(model.path)))
     return [figure for figure in found if not args.only or figure.name in args.only]
 
 

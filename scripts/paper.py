@@ -5,7 +5,7 @@
     torchrun --nproc-per-node 4 scripts/paper.py ...
 
 Writes OUT/index.html, one file with all pictures inside, and each figure as a PNG. Every figure has the seeds 0 to 3,
-none picked. The examples are in examples.py; with the toy they are told in its own words. --prompts adds a grid of
+not cherry-picked. The examples are in examples.py; with the toy they are told in its own words. --prompts adds a grid of
 injection steps for two prompts of your own, which answers "which steps do I choose?"; with --image, for your picture.
 The last tables compare with diffusers (proof.py). A stopped run goes on with the same command, figure by figure.
 """
@@ -308,7 +308,7 @@ def run(args):
     results, pictures = store.collect(args.out, [name for name in names if name not in failed], names)
     if store.RANK == 0:
         about = (f"{how['steps']} steps, guidance {how['guidance']:g}, {width} × {height} pixels, seeds 0 to "
-                 f"{args.seeds - 1}, none picked.")
+                 f"{args.seeds - 1}, not cherry-picked.")
         about += "" if proof.HAS_DIFFUSERS else f" The comparison with diffusers {proof.NEEDS_DIFFUSERS}."
         write_page(args.out / "index.html", model, about, wanted, results, pictures, failed)
         print(args.out / "index.html")

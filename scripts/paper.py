@@ -4,8 +4,8 @@
     python scripts/paper.py --model CHECKPOINT --only grid --prompts SOURCE TARGET [--image FILE]
     torchrun --nproc-per-node 4 scripts/paper.py ...
 
-Writes OUT/index.html, one file with all pictures inside, and each figure as a PNG. Every figure has the seeds 0 to 3,
-not cherry-picked. The examples are in examples.py; with the toy they are told in its own words. --prompts adds a grid of
+Writes OUT/index.html, one file with all pictures inside, and each figure as a PNG, with the seeds 0 to 3, not
+cherry-picked. The examples are in examples.py; with the toy they are told in its own words. --prompts adds a grid of
 injection steps for two prompts of your own, which answers "which steps do I choose?"; with --image, for your picture.
 The last tables compare with diffusers (proof.py). A stopped run goes on with the same command, figure by figure.
 """

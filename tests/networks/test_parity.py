@@ -519,16 +519,16 @@ def test_null_text_stops_as_published(models):
 @pytest.mark.parametrize("shape, negative", [
     ("sd1", "blurry, bad"), long("sd2-v", ""), long("sdxl", "blurry, bad"), long("sdxl", "")])
 def test_edit_of_a_picture(models, shape, negative, method):
-    """Inversion, then source and target with word replacement at guidance 3, both inside diffusers.
+    """Inversion, then source and target with word replacement at guidance 2, both inside diffusers.
 
     direct as published: source and target are guided alike, and then the source is put back on its trajectory.
     """
     pipe, model = models(shape)
     prompts, steps, done = [SOURCE, TARGET], 4, []
     negative = "" if method in ("null-text", "negative-prompt") else negative
-    inv = p2p.invert(model, random_picture(64, 128), SOURCE, method, steps, 3, size=64)
+    inv = p2p.invert(model, random_picture(64, 128), SOURCE, method, steps, 2, size=64)
     ours = p2p.prompt_to_prompt(model, prompts, p2p.replace(model.tokenizer, prompts, steps=0.5), steps=steps,
-                                inversion=inv, negative=negative, guidance=3)
+                                inversion=inv, negative=negative, guidance=2)
     cond = texts(pipe, prompts, (64, 128))
     uncond = texts(pipe, [SOURCE if method == "negative-prompt" else negative or None], (64, 128))
     pipe.scheduler.set_timesteps(steps)
@@ -540,14 +540,12 @@ def test_edit_of_a_picture(models, shape, negative, method):
             uncond = uncond._replace(states=inv.unconditional[i])
         with torch.no_grad():
             output = ask(pipe.unet, torch.cat([z, z]), time, uncond, uncond, cond)
-        z = pipe.scheduler.step(output[:2] + 3 * (output[2:] - output[:2]), time, z).prev_sample
+        z = pipe.scheduler.step(output[:2] + 2 * (output[2:] - output[:2]), time, z).prev_sample
         if method == "direct":
             z[0] = inv.latents[i + 1]
         done.append(time)
     pipe.unet.set_attn_processor(plain)
-    # Rounding gathers over the inversion, the injection and the steps: 2e-6 to 1.03e-5 in 20 runs of the same, which
-    # differ by where memory lies. Optimised embeddings lie far from any text, and make it larger.
-    assert error(ours.latents, z) <= (3 if method == "null-text" else 2) * CLOSE
+    assert error(ours.latents, z) <= CLOSE
     assert error(ours.latents[:1], ours.latents[1:]) > 0.01                            # the target is another picture
 
 

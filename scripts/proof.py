@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import safe_open
 
 import p2p_min as p2p
 from p2p_min.networks.text import encode
@@ -31,7 +32,11 @@ NEEDS_DIFFUSERS = "needs diffusers, which is not installed (pip install diffuser
 # ---- diffusers -----------------------------------------------------------------------------------------------------
 
 def read_theirs(model, part):
-    """A part of the checkpoint as diffusers (or transformers) builds and reads it, where ours is and in its dtype."""
+    """A part of the checkpoint as diffusers (or transformers) builds and reads it, where ours is and in its dtype.
+
+    It is read in its file's dtype. Each of its tensors that equals ours is then kept once, as ours, so that both need
+    hardly more memory than one.
+    """
     import diffusers
     diffusers.logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
@@ -39,17 +44,29 @@ def read_theirs(model, part):
     kinds = dict(unet=diffusers.UNet2DConditionModel, vae=diffusers.AutoencoderKL,
                  text_encoder=transformers.CLIPTextModel, text_encoder_2=transformers.CLIPTextModelWithProjection)
     ours, folder = getattr(model, part), Path(model.path) / part
-    dtype = next(ours.parameters()).dtype
     if folder.is_dir():
-        plain = [file for file in folder.glob("*.safetensors*") if ".fp16." not in file.name]
-        theirs = kinds[part].from_pretrained(folder, variant=None if plain else "fp16", torch_dtype=dtype,
-                                             low_cpu_mem_usage=False)
+        names = sorted(file.name for file in folder.glob("*.safetensors"))
+        plain = [name for name in names if ".fp16." not in name]
+        theirs = kinds[part].from_pretrained(folder, variant=None if plain else "fp16",
+                                             torch_dtype=stored_dtype(folder / (plain or names)[0]))
+        known = ours.state_dict()
+        for name, tensor in theirs.named_parameters():
+            same = known.get(name)
+            if same is not None and torch.equal(same, tensor.to(same)):
+                tensor.data = same
     elif part in ("unet", "vae"):
-        theirs = kinds[part].from_config(ours.config).to(dtype)
-        theirs.load_state_dict(ours.state_dict())
+        with torch.device("meta"):
+            theirs = kinds[part].from_config(ours.config)
+        theirs.load_state_dict(ours.state_dict(), assign=True)
     else:
         theirs = ours                                      # transformers' own class in both
-    return theirs.to(model.device).eval().requires_grad_(False)
+    return theirs.to(model.device, next(ours.parameters()).dtype).eval().requires_grad_(False)
+
+
+def stored_dtype(file):
+    """Of a safetensors file's last tensor: the first may be numbers of positions."""
+    with safe_open(file, "pt") as tensors:
+        return tensors.get_tensor(list(tensors.keys())[-1]).dtype
 
 
 def scheduler_of(model):
@@ -91,7 +108,7 @@ def tokenizer_of(model, name):
 
 @torch.no_grad()
 def parity(model, height, width):
-    """Rows (what, relative error, what is normal, whether it is). The checkpoint is in memory twice meanwhile."""
+    """Rows (what, relative error, what is normal, whether it is)."""
     rows, (z, picture) = [], inputs(model, height, width)
     torch.backends.cudnn.allow_tf32 = False                # float32 is to mean it
 

@@ -14,6 +14,7 @@ from PIL import Image
 import examples
 import fits
 import full_size
+import originals
 import p2p_min as p2p
 import paper
 import proof
@@ -166,12 +167,26 @@ def test_the_proof_agrees_with_diffusers(narrow, kind, tmp_path, monkeypatch):
 
 
 @needs_diffusers
+def test_the_proof_of_a_single_file(tmp_path, tokenizer):
+    """Diffusers' networks, built by its own classes, with the tensors that were read."""
+    file = originals.write(tmp_path / "one.safetensors", originals.fill(originals.sd1(len(tokenizer))))
+    model = p2p.load(file, "cpu", tokenizer=ROOT / "weights/toy/tokenizer")
+    rows = proof.parity(model, 64, 64)[1:]
+    assert len(rows) == 8 and all(row[-1] == "yes" and float(row[1]) < 1e-5 for row in rows)
+
+
+@needs_diffusers
 def test_the_proof_notices_other_weights(narrow):
-    """One layer off by a thousandth of itself: the UNet's rows say so, the VAE's do not."""
+    """One layer off by a thousandth of itself: the UNet's rows say so, the VAE's do not.
+
+    What is alike is in memory once: all of the UNet but that layer.
+    """
     model = p2p.load(narrow("sd15"), "cpu", "float32")
     model.unet.conv_out.weight.data *= 1.001
     rows = {row[0]: row[-1] for row in proof.parity(model, 64, 64)}
     assert rows["UNet, timestep 500"] == "NO" and rows["VAE, decoding"] == "yes"
+    theirs, ours = proof.read_theirs(model, "unet").state_dict(), model.unet.state_dict()
+    assert [name for name in ours if theirs[name].data_ptr() != ours[name].data_ptr()] == ["conv_out.weight"]
 
 
 def test_without_diffusers_the_rest_of_the_page_is_there(monkeypatch, tmp_path, capsys):

@@ -126,7 +126,6 @@ def for_layer(edit, name):
 
 class Attention(nn.Module):
     """Multi-head attention from pixels to `context`, or to the pixels themselves if there is none."""
-
     name = ""                                              # in the network: "mid_block.attentions.0. … .attn2"
 
     def __init__(self, channels, heads, context_width=None, bias=False, upcast=False):

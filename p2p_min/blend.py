@@ -23,7 +23,6 @@ class LocalBlend:
     mask       a PIL picture with the run's aspect ratio, white where the picture may change; grey edges blend
     It has no state: `begin` returns the functions of one run. Raises ValueError for what cannot be.
     """
-
     def __init__(self, tokenizer, prompts, words, subtract=None, start=0.2, threshold=0.3, mask=None):
         must(is_number(start) and 0 <= start <= 1, "start", "a fraction of the schedule from 0 to 1", start)
         pair = threshold if isinstance(threshold, (tuple, list)) else (threshold, threshold)

@@ -95,7 +95,6 @@ class Inversion:
         try:
             with safe_open(path, "pt") as file:
                 settings = json.loads((file.metadata() or {})["p2p_min inversion"])
-                settings.pop("facts", None)                # the fingerprint of earlier versions
                 return cls(**{name: file.get_tensor(name) for name in file.keys()}, **settings)
         except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())

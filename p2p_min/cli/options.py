@@ -107,7 +107,6 @@ def parse(argv):
     for option, pairs in named(args, "reweight", "cross_steps"):
         must(len(dict(pairs)) == len(pairs), option, "given once for each word", [word for word, _ in pairs])
     args.targets, args.factors = spread(args.source, args.targets, dict(args.reweight))
-
     # Options that do not go together.
     is_alone, is_own = not args.targets, args.image is not None
     rules = [                                              # where it is so, these options must not be given
@@ -121,7 +120,6 @@ def parse(argv):
             raise ValueError(f"{option} {why}")
     if args.source is None or is_alone and not named(args, "maps", "page"):
         raise ValueError("there is nothing to edit: give SOURCE and TARGET, or SOURCE and --reweight, --maps or --page")
-
     # What gets its default only now, so that one could see whether it was given; and a word or a file for each prompt.
     args.seed, args.self_steps = args.seed or 0, args.self_steps or (0.0, 0.4)
     args.cross_steps = {"default_": (0.0, 0.8), **dict(args.cross_steps)}
@@ -132,7 +130,6 @@ def parse(argv):
         must(len(words) in (1, n) and set(words) != {"-"}, option,
              f"one word, or one for each of the {n} prompts, - for one that has none", words)
         setattr(args, option[2:], [None if word == "-" else word for word in words * n][:n])
-
     # Files.
     args.singles = [args.out.with_name(f"{args.out.stem}-{i}.png") for i in range(n * args.singles)]
     outputs = named(args, "out", "maps", "page")

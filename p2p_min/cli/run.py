@@ -22,14 +22,12 @@ def run(args, command):
     transformers.logging.set_verbosity_error()
     if args.live is not None:
         return server.serve(load(args), {name: getattr(args, name) for name in LOAD}, args.live, args.first)
-
     picture = None if args.image is None else read_picture(args.image)     # a wrong file is told before the model loads
     model = load(args)
     prompts, tokenizer = args.prompts, model.tokenizer
     if unknown := unknown_words(tokenizer, *prompts, args.negative):
         known = " ".join(tokenizer.init_kwargs["known_words"])
         warnings.warn(f"this model does not know {', '.join(unknown)}; it knows {known}", stacklevel=1)
-
     # The edits, where they may act, and who looks at the maps.
     edit = self_edit = blend = recorder = None
     if args.targets:
@@ -47,7 +45,6 @@ def run(args, command):
         blend = p2p.LocalBlend(tokenizer, prompts, args.blend, args.subtract, mask=mask)
     if args.maps or args.page:
         recorder = p2p.Recorder(tokenizer, prompts, per_step=args.page is not None)
-
     # From the seed's noise, or from a picture.
     settings = dict(negative=args.negative, steps=args.steps, guidance=args.guidance, seed=args.seed,
                     height=args.height, width=args.width, progress=sys.stderr.isatty())
@@ -59,7 +56,6 @@ def run(args, command):
     if picture is not None:
         width, height = result.images[0].size
         print(f"{args.image}: {picture.width} × {picture.height} taken as {width} × {height}, inverted ({method})")
-
     # The pictures, each of which can tell how it was made.
     made = dict(model=model.path, device=model.device, dtype=model.dtype, torch=torch.__version__,
                 p2p_min=p2p.__version__, command=command)
@@ -69,7 +65,6 @@ def run(args, command):
     files |= {path: png(image, info) for path, image in zip(args.singles, result.images)}
     if args.maps:
         files[args.maps] = png(p2p.word_sheet(recorder, result.images), info)
-
     # The page, with what the seed alone gives, of each different target once.
     if args.page:
         without, different = None, list(dict.fromkeys(args.targets))

@@ -5,8 +5,7 @@ TYPES = {                              # in a table of keys: (in words, whether 
     int: ("a whole number", is_whole),
     float: ("a number", is_number),
     bool: ("true or false", lambda value: isinstance(value, bool)),
-    str: ("text", lambda value: isinstance(value, str)),
-}
+    str: ("text", lambda value: isinstance(value, str))}
 
 
 def read_config(config, what, keys, ignored=(), hints=None):

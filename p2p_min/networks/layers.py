@@ -5,7 +5,6 @@ from torch import nn
 
 class Resnet(nn.Module):
     """Two 3×3 convolutions around a residual; the UNet's adds its time embedding between them."""
-
     def __init__(self, inputs, outputs, groups, eps, time_width=None):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, inputs, eps=eps)
@@ -27,7 +26,6 @@ class Resnet(nn.Module):
 
 class Downsample(nn.Module):
     """A convolution of stride 2. The UNet pads all sides, the VAE only right and bottom."""
-
     def __init__(self, channels, pad_all_round):
         super().__init__()
         self.pad_all_round = pad_all_round
@@ -39,7 +37,6 @@ class Downsample(nn.Module):
 
 class Upsample(nn.Module):
     """Nearest neighbour to `size` (twice the size unless a skip connection is odd), then a convolution."""
-
     def __init__(self, channels):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)

@@ -74,7 +74,6 @@ class TimeEmbedding(nn.Module):
 
 class GEGLU(nn.Module):
     """Half of a projection gates the other half through the exact (erf) GELU."""
-
     def __init__(self, inputs, outputs):
         super().__init__()
         self.proj = nn.Linear(inputs, 2 * outputs)
@@ -95,7 +94,6 @@ class FeedForward(nn.Module):
 
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention, feed-forward: where the paper's maps M live (`attn2`)."""
-
     def __init__(self, channels, heads, context_width, upcast):
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
@@ -113,7 +111,6 @@ class TransformerBlock(nn.Module):
 
 class Transformer(nn.Module):
     """Pixels as tokens through the transformer blocks, and back, around a residual."""
-
     def __init__(self, channels, heads, layers, config):
         super().__init__()
         must(channels % heads == 0, "UNet: attention_head_dim", f"a number that divides {channels}", heads)
@@ -138,7 +135,6 @@ class Transformer(nn.Module):
 
 class Block(nn.Module):
     """One size of the UNet: resnets, the first of them followed by a transformer each, then down or up."""
-
     def __init__(self, inputs, channels, heads, depths, config, resample=None):
         """inputs: the channels that enter each resnet; depths: the layers of each transformer, of which there may be
         fewer; resample: None, "down" or "up".
@@ -182,7 +178,6 @@ def transformers(block_type, depth, resnets):
 
 class UNet(nn.Module):
     """eps (or v) = UNet(z_t, timestep, P): Rombach et al. 2022, in diffusers' arrangement."""
-
     def __init__(self, config):
         """config: the dict of a diffusers `unet/config.json`. Raises ValueError for anything not implemented."""
         super().__init__()

@@ -20,7 +20,6 @@ EPS = 1e-6
 
 class PixelAttention(Attention):
     """One head over all pixels, around a residual."""
-
     def __init__(self, channels, groups):
         super().__init__(channels, heads=1, bias=True)
         self.group_norm = nn.GroupNorm(groups, channels, eps=EPS)
@@ -46,7 +45,6 @@ class MidBlock(nn.Module):
 
 class Block(nn.Module):
     """Resnets, then a down- or upsampler."""
-
     def __init__(self, inputs, outputs, layers, groups, resample):
         super().__init__()
         self.resnets = nn.ModuleList(
@@ -64,7 +62,6 @@ class Coder(nn.Module):
     """The encoder: pictures (rows, 3, H, W) to the moments of their latents (rows, 8, H/f, W/f), going "down".
     The decoder: latents (rows, 4, h, w) to pictures (rows, 3, f h, f w), going "up".
     """
-
     def __init__(self, inputs, outputs, way, config):
         super().__init__()
         widths, layers = config["block_out_channels"], config["layers_per_block"]
@@ -98,7 +95,6 @@ def stack(widths, layers, groups, resample):
 
 class VAE(nn.Module):
     """Pictures (rows, 3, H, W) in [-1, 1] to latents (rows, 4, H/f, W/f) and back; f is `factor`, 8 in SD."""
-
     def __init__(self, config):
         """config: the dict of a diffusers `vae/config.json`. Raises ValueError for anything not implemented."""
         super().__init__()

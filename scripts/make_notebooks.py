@@ -1,67 +1,196 @@
-"""The lessons as notebooks: scripts/lessons/*.ipynb, made from the .py files beside them, and executed.
+"""The lessons as notebooks, two sets made of the same sources, scripts/teaching/N_*.py:
 
-    python scripts/make_notebooks.py [NUMBER ...]
+    scripts/lessons/N_*.ipynb    for students: no answers, and no output but that which is a question
+    scripts/teaching/N_*.ipynb   for teachers: with the answers, executed
 
-It needs nbclient and ipykernel (pip install -e ".[lessons]"). A notebook runs in an empty folder, as a learner's would.
-A notebook that raises an error, or is larger than 1 MiB, is not written.
+    python scripts/make_notebooks.py [NUMBER ...]              execute the teachers' notebooks and write both
+    python scripts/make_notebooks.py --not-run [NUMBER ...]    write both without any output
+    python scripts/make_notebooks.py --script NUMBER           run a source as a script, its answers filled in
+
+A cell of a source begins with one of these lines:
+
+    # %% [markdown]              prose
+    # %% [markdown] teacher      an answer: not in the students' notebook
+    # %%                         code
+    # %% shown                   code whose output is the question: the students' notebook has the output too
+    # %% teacher                 code that is not in the students' notebook
+    # %% predict NAME            NAME = "": where students write what they expect, before the next cell shows it
+    # %% exercise NAME POINTS    the function NAME with `...` for its body
+    # %% check NAME              the call check.NAME(NAME)
+
+In the teachers' notebooks, predictions and exercises are those of scripts/teaching/solutions/lesson_N.py. It takes
+nbclient and ipykernel (pip install -e ".[lessons]") to execute them, in an empty folder as a learner would. A notebook
+that raises an error, or is larger than 1 MiB, is not written.
 """
 import ctrl_c  # noqa: F401, I001 (before the others, which take seconds)
 
+import argparse
+import ast
 import json
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
-FOLDER = Path(__file__).resolve().parent / "lessons"
+SOURCES = Path(__file__).resolve().parent / "teaching"
+STUDENTS = SOURCES.parent / "lessons"
 REPOSITORY = "OWNER/p2p_min"                               # on GitHub: who hosts it puts their name here
 LARGEST = 1 << 20
+PREDICTION = 1                                             # point for writing one, right or wrong
+
+MARKERS = (r"\[markdown\](?P<role> teacher)?", r"(?P<role>shown|teacher)?", r"(?P<role>predict|check) (?P<name>\w+)",
+           r"(?P<role>exercise) (?P<name>\w+) (?P<points>\d+)")
+
+
+# ---- cells of a source -----------------------------------------------------------------------------------------------
+
+class Cell(NamedTuple):
+    id: str
+    kind: str                                              # "markdown", "code"
+    role: str                                              # "", "shown", "teacher", "predict", "exercise", "check"
+    name: str
+    points: int
+    text: str
 
 
 def cells_of(lesson):
-    """The cells of a .py file as a notebook has them, [(kind, text)], after one that says how to get here."""
-    link = f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/scripts/lessons/{lesson.stem}.ipynb"
-    cells = [("markdown", f"[Open in Colab]({link}). There, and wherever p2p_min is not installed, run this first: "
-                          f"`%pip install git+https://github.com/{REPOSITORY}`")]
-    for cell in re.split(r"^# %%", lesson.read_text(encoding="utf-8"), flags=re.M)[1:]:
+    """The cells of a source as they stand. A cell with an unknown first line is a ValueError."""
+    text = lesson.read_text(encoding="utf-8")
+    cells = []
+    for number, cell in enumerate(re.split(r"^# %%", text, flags=re.M)[1:], 1):
         first, _, text = cell.partition("\n")
-        kind = "markdown" if first.strip() == "[markdown]" else "code"
+        found = next(filter(None, (re.fullmatch(each, first.strip()) for each in MARKERS)), None)
+        if not found:
+            raise ValueError(f"{lesson.name}: unknown kind of cell: # %%{first}")
+        kind = "markdown" if first.strip().startswith("[markdown]") else "code"
         text = re.sub(r"(?m)^# ?", "", text) if kind == "markdown" else text
-        cells.append((kind, text.strip("\n")))
+        of = found.groupdict()
+        role, name = (of.get("role") or "").strip(), of.get("name") or ""
+        points = PREDICTION if role == "predict" else int(of.get("points") or 0)
+        cells.append(Cell(f"cell-{number}", kind, role, name, points, text.strip("\n")))
     return cells
+
+
+def answered(lesson, cells):
+    """The cells with the answers of solutions/lesson_N.py filled in."""
+    solutions = (lesson.parent / "solutions" / f"lesson_{lesson.name[0]}.py").read_text(encoding="utf-8")
+    answers = definitions(solutions)
+    made = []
+    for cell in cells:
+        if cell.role == "exercise" and cell.name not in answers:
+            raise ValueError(f"{lesson.name}: solutions/lesson_{lesson.name[0]}.py has no answer {cell.name}")
+        if cell.role in ("exercise", "predict") and cell.name in answers:
+            asked = definitions(cell.text).get(cell.name)
+            if asked is None:
+                raise ValueError(f"{lesson.name}: the cell of {cell.role} {cell.name} does not define it")
+            cell = cell._replace(text=cell.text.replace(asked, answers[cell.name], 1))
+        made.append(cell)
+    return made
+
+
+def definitions(text):
+    """{name: source} of the functions and the variables of a source, from the first to the last of their lines."""
+    lines, found = text.splitlines(), {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            names, first = [node.name], min([node.lineno, *(each.lineno for each in node.decorator_list)])
+        else:
+            names, first = [each.id for each in getattr(node, "targets", ()) if isinstance(each, ast.Name)], node.lineno
+        found |= dict.fromkeys(names, "\n".join(lines[first - 1:node.end_lineno]))
+    return found
+
+
+def script(lesson):
+    """A source with its answers filled in, as one text that runs."""
+    cells = answered(lesson, cells_of(lesson))
+    return "\n\n".join(cell.text for cell in cells if cell.kind == "code") + "\n"
+
+
+# ---- the two sets ----------------------------------------------------------------------------------------------------
+
+def teachers(lesson):
+    """The teachers' notebook of a lesson, not run."""
+    return notebook([link(lesson, "teaching"), *answered(lesson, cells_of(lesson))])
+
+
+def students(lesson, outputs=()):
+    """The students' notebook of a lesson; `outputs` {id: outputs} has those of the cells that are shown."""
+    cells = [cell for cell in cells_of(lesson) if cell.role != "teacher"]
+    made = notebook([link(lesson, "lessons"), *cells])
+    shown = {cell.id for cell in cells if cell.role == "shown"}
+    for cell in made["cells"]:
+        if cell["id"] in shown and cell["id"] in outputs:
+            cell["outputs"] = outputs[cell["id"]]
+    return made
+
+
+def link(lesson, folder):
+    """The cell that says how to get here."""
+    url = f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/scripts/{folder}/{lesson.stem}.ipynb"
+    text = (f"[Open in Colab]({url}). There, and wherever p2p_min is not installed, run this first: "
+            f"`%pip install git+https://github.com/{REPOSITORY}`")
+    return Cell("cell-0", "markdown", "", "", 0, text)
 
 
 def notebook(cells):
     """A notebook of format 4.5, not run."""
     made = []
-    for number, (kind, text) in enumerate(cells):
-        cell = dict(cell_type=kind, id=f"cell-{number}", metadata={}, source=text)
-        made.append(cell | (dict(execution_count=None, outputs=[]) if kind == "code" else {}))
+    for each in cells:
+        cell = dict(cell_type=each.kind, id=each.id, metadata={}, source=each.text)
+        made.append(cell | (dict(execution_count=None, outputs=[]) if each.kind == "code" else {}))
     kernel = dict(display_name="Python 3", language="python", name="python3")
     return dict(cells=made, metadata=dict(kernelspec=kernel, language_info=dict(name="python")), nbformat=4,
                 nbformat_minor=5)
 
 
-def run(lesson):
+def executed(made):
     import nbformat
     from nbclient import NotebookClient
-    made = nbformat.from_dict(notebook(cells_of(lesson)))
+    made = nbformat.from_dict(made)
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(made, timeout=600, kernel_name="python3", resources=dict(metadata=dict(path=folder))).execute()
     for cell in made.cells:
         cell.metadata = {}                                 # when each cell ran would differ every time
+    return made
+
+
+def write(made, path):
     text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     if len(text.encode()) > LARGEST:
-        raise SystemExit(f"{lesson.stem}: the notebook has {len(text.encode()):,} bytes, more than {LARGEST:,}")
-    path = lesson.with_suffix(".ipynb")
+        raise ValueError(f"{path.name}: the notebook has {len(text.encode()):,} bytes, more than {LARGEST:,}")
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
     print(path)
 
 
+def make(lesson, run=True):
+    """Both notebooks of a lesson."""
+    for_teachers = executed(teachers(lesson)) if run else teachers(lesson)
+    outputs = {cell["id"]: cell["outputs"] for cell in for_teachers["cells"] if cell["cell_type"] == "code"}
+    for_students = students(lesson, outputs)
+    write(for_teachers, SOURCES / f"{lesson.stem}.ipynb")
+    write(for_students, STUDENTS / f"{lesson.stem}.ipynb")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("numbers", nargs="*", metavar="NUMBER")
+    parser.add_argument("--not-run", action="store_true")
+    parser.add_argument("--script", action="store_true")
+    options = parser.parse_args()
+    for lesson in sorted(SOURCES.glob("[0-9]_*.py")):
+        if options.numbers and lesson.name[0] not in options.numbers:
+            continue
+        try:
+            if options.script:
+                exec(compile(script(lesson), str(lesson), "exec"), {"__name__": "__main__"})
+            else:
+                make(lesson, run=not options.not_run)
+        except ValueError as error:
+            raise SystemExit(error) from None
+
+
 if __name__ == "__main__":
-    for each in sorted(FOLDER.glob("[0-9]_*.py")):
-        if len(sys.argv) == 1 or each.name[0] in sys.argv[1:]:
-            run(each)
+    main()

@@ -28,7 +28,7 @@ def test_the_files_are_what_the_world_draws(drawing):
 
 
 def test_the_lesson_describes_them_as_the_world_does(drawing):
-    text = (LESSONS / "5_real_pictures.py").read_text(encoding="utf-8")
+    text = (LESSONS.parent / "teaching" / "5_real_pictures.py").read_text(encoding="utf-8")
     for name in drawing["SCENES"]:
         (_, P), (_, P_star) = drawing["drawn"](name).values()
         assert f'"{name}": ("{P}", "{P_star}")' in text

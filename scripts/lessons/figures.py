@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from p2p_min.align import unknown_words
 from p2p_min.maps.sheet import colours
 from p2p_min.pictures import sheet
 
@@ -78,6 +79,23 @@ def overlap(a, b):
     """
     a, b = (np.ptp(np.asarray(picture, float), axis=-1) > 70 for picture in (a, b))
     return (a & b).sum() / max(1, (a | b).sum())
+
+
+def known(model, *prompts):
+    """Tells which words of the prompts a small model does not know: to it they have no meaning. True if it knows all.
+
+    A large vocabulary has no list of words that are known, so nothing is told there.
+    """
+    unknown = unknown_words(model.tokenizer, *prompts)
+    if unknown:
+        print(f"The model does not know: {', '.join(unknown)}. Its words: "
+              f"{', '.join(sorted(model.tokenizer.init_kwargs['known_words']))}.")
+    return not unknown
+
+
+def claim(sentence, holds):
+    """Prints whether that what an answer says of the lesson's own seeds, prompts and steps holds in this run too."""
+    print(f"With the lesson's seeds and prompts, {sentence}. In this run: {'the same' if holds else 'not so'}.")
 
 
 def tokens(tokenizer, prompt):

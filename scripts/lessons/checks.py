@@ -1,14 +1,19 @@
 """Exercises that say by themselves whether an answer is right.
 
-checks_1.py … checks_6.py hold the checks of each lesson:
+checks_1.py, checks_2.py, … hold the checks of each lesson:
 
-    @exercise
+    @exercise(hints=("Where is the middle of a picture?", "Pixel x goes to width - 1 - x."))
     def mirror(answer):
         "The ball, left to right."
         require(..., "the ball comes to 0.61, wanted 0.39")
-"""
-import functools
 
+A learner calls `check.mirror(mirror)`, and `check.mirror.hint()` for the next hint.
+"""
+import dis
+import functools
+import os
+
+import numpy as np
 import torch
 
 
@@ -34,12 +39,22 @@ class Verdict:
         pass
 
 
-def exercise(check):
+class NotAnswered(Exception):
+    pass
+
+
+class NotRight(Exception):
+    """What a wrong answer raises where nbgrader grades it, which counts errors and reads no line."""
+
+
+def exercise(check=None, *, hints=()):
     """A check as the learner calls it: prints one line, and returns a `Verdict`, which is true if the answer is right.
 
-    An answer of None, or a function that returns None or `...`, is not answered yet. Whatever the answer raises is told
-    by its last line.
+    An answer of None, or a function whose body is `...` or `pass`, is not answered yet. Whatever the answer raises is
+    told by its last line. `.hint()` prints the next of the hints; `.asked` is how many were printed.
     """
+    if check is None:
+        return functools.partial(exercise, hints=hints)
     name = check.__name__
 
     @functools.wraps(check)
@@ -47,7 +62,7 @@ def exercise(check):
         result, line = False, "not answered yet"
         if answer is not None and answer is not ...:
             try:
-                check(answered(answer) if callable(answer) else answer)
+                check(answered(answer) if callable(answer) else as_asked(answer))
                 result, line = True, "right"
             except NotAnswered:
                 pass
@@ -56,21 +71,42 @@ def exercise(check):
             except Exception as error:
                 line = f"not yet: it raises {type(error).__name__}: {error}"
         print(f"{name}: {line}")
+        if not result and os.environ.get("NBGRADER_EXECUTION"):
+            raise NotRight(f"{name}: {line}")
         return Verdict(result)
+
+    def hint():
+        if told.asked < len(hints):
+            told.asked += 1
+            print(f"{name}, hint {told.asked} of {len(hints)}: {hints[told.asked - 1]}")
+        else:
+            print(f"{name}: there is no other hint" if hints else f"{name}: there is no hint")
+
+    told.hint, told.hints, told.asked = hint, tuple(hints), 0
     return told
-
-
-class NotAnswered(Exception):
-    pass
 
 
 def answered(answer):
     def call(*args, **kwargs):
         given = answer(*args, **kwargs)
-        if given is None or given is ...:
+        if given is ... or given is None and is_left_alone(answer):
             raise NotAnswered
-        return given
+        require(given is not None, "it returns nothing: is its `return` missing?")
+        return as_asked(given)
     return call
+
+
+def is_left_alone(function):
+    """Whether a function does nothing, as one whose body is `...` or `pass`."""
+    code = getattr(function, "__code__", None)
+    nothing = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
+    return code is not None and {each.opname for each in dis.get_instructions(code)} <= nothing
+
+
+def as_asked(given):
+    require(not (isinstance(given, np.ndarray) and given.ndim),
+            "it is a numpy array, wanted a tensor: torch.from_numpy(...) makes one of it")
+    return given
 
 
 def numbers(*shape, seed=0):

@@ -2,6 +2,7 @@
 import importlib
 
 import pytest
+import torch
 
 
 def cases():
@@ -41,13 +42,84 @@ def test_each_lesson_has_two_exercises_and_each_check_four_wrong_answers(number)
         assert sum(case[:2] == (number, name) and not case[4] for case in CASES) >= 4, name
 
 
+def stub(Q, K):
+    "As a lesson has it."
+    # Q: (heads, pixels, d)
+    ...
+
+
+def passes(*args):
+    pass
+
+
 @pytest.mark.parametrize("number", range(1, 7))
-@pytest.mark.parametrize("answer", [None, ..., lambda *_, **__: None, lambda *_, **__: ...],
-                         ids=["none", "dots", "returns none", "returns dots"])
+@pytest.mark.parametrize("answer", [None, ..., lambda *_, **__: None, lambda *_, **__: ..., passes],
+                         ids=["none", "dots", "returns none", "returns dots", "passes"])
 def test_an_exercise_left_alone_is_not_answered_yet(number, answer, capsys):
     for name in names(number):
         assert not getattr(importlib.import_module(f"p2p_min.lessons.checks_{number}"), name)(answer)
         assert capsys.readouterr().out == f"{name}: not answered yet\n"
+
+
+def forgets(Q, K):
+    M = torch.softmax(Q @ K.transpose(1, 2), dim=-1)       # noqa: F841
+
+
+def begun(Q, K):
+    M = Q                                                  # noqa: F841
+    ...
+
+
+def no_name(Q, K):
+    Q @ K.transpose(1, 2)
+
+
+def in_numpy(Q, K):
+    return (Q @ K.transpose(1, 2)).numpy()
+
+
+@pytest.mark.parametrize("answer, line", [
+    (stub, "not answered yet"), (forgets, "not yet: it returns nothing: is its `return` missing?"),
+    (begun, "not yet: it returns nothing: is its `return` missing?"),
+    (no_name, "not yet: it returns nothing: is its `return` missing?"),
+    (in_numpy, "not yet: it is a numpy array, wanted a tensor: torch.from_numpy(...) makes one of it")])
+def test_what_comes_back_from_a_begun_answer_is_told(answer, line, capsys):
+    from p2p_min.lessons.checks_1 import attention_map
+    assert not attention_map(answer)
+    assert capsys.readouterr().out == f"attention_map: {line}\n"
+
+
+@pytest.mark.parametrize("answer", ["guidance the wrong way", "no guidance", "only eps_u", "eps_u forgotten",
+                                    "w one too large", "no step"])
+def test_the_other_way_of_guidance_is_named_only_where_it_is_the_fault(answer, capsys):
+    from p2p_min.lessons.checks_5 import null_text_loss
+    from wrong_answers_5 import WRONG, loss
+    wrong = {"only eps_u": loss(lambda eps, eps_u, w: eps_u), **WRONG["null_text_loss"]}[answer]
+    assert not null_text_loss(wrong)
+    assert ("the other way" in capsys.readouterr().out) is (answer == "guidance the wrong way")
+
+
+def test_hints_come_one_by_one_and_are_counted(capsys):
+    from p2p_min.lessons.checks import exercise
+
+    @exercise(hints=("think", "think again"))
+    def hard(answer):
+        "Nothing is right."
+
+    for _ in range(3):
+        hard.hint()
+    assert capsys.readouterr().out == ("hard, hint 1 of 2: think\nhard, hint 2 of 2: think again\n"
+                                       "hard: there is no other hint\n")
+    assert hard.asked == 2 and hard.hints == ("think", "think again") and hard(1)
+
+
+def test_a_wrong_answer_is_an_error_where_nbgrader_counts(monkeypatch):
+    from p2p_min.lessons.checks import NotRight
+    from p2p_min.lessons.checks_1 import attention_map
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    for answer in (stub, forgets):
+        with pytest.raises(NotRight, match="attention_map: not "):
+            attention_map(answer)
 
 
 def test_the_error_of_an_answer_is_told_in_a_line(capsys):

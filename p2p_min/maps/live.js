@@ -4,6 +4,27 @@
 const {live} = given;
 const KINDS = {auto: "automatic", replace: "word swap", refine: "added phrase", none: "none"};
 const PAUSE = 150;                                         // ms after a change, before it is sent
+// For a model that says which words it knows: of those. For any other: for Stable Diffusion.
+const EXAMPLES = (live.known.length ? [
+  {name: "bicycle → car: drag τ", say: "Drag the right end of cross-attention, τ. Far right: the car stands where the "
+    + "bicycle stood. At 0: it is the car that this noise gives anyway.",
+    settings: {source: "a red bicycle in the snow", target: "a red car in the snow"}},
+  {name: "fluffy, from −2 to 2", say: "Drag the weight of “fluffy” from −2 to 2: the dog loses its fur, and gets more of it.",
+    settings: {source: "a fluffy dog on the grass", target: "a fluffy dog on the grass", weights: {fluffy: -2}, seed: 1}},
+  {name: "two objects: blend one", say: "The ball stays a ball, because only “boat” is ticked for the blend. Take the tick "
+    + "away, or choose “cake” and tick it too.",
+    settings: {source: "a red car and a blue ball", target: "a red boat and a blue cake", blend: ["boat"], seed: 2}},
+] : [
+  {name: "bicycle → car: drag τ", say: "Drag the right end of cross-attention, τ. Far right: the new picture has the old "
+    + "one's layout. At 0: it is the picture that this noise gives anyway.",
+    settings: {source: "a photo of a cat riding on a bicycle", target: "a photo of a cat riding on a car", cross: [0, 0.8]}},
+  {name: "fluffy, from −2 to 2", say: "Drag the weight of “fluffy” from −2 to 2.",
+    settings: {source: "my fluffy bunny doll", target: "my fluffy bunny doll", weights: {fluffy: -2}, cross: [0, 0.8]}},
+  {name: "two objects: blend one", say: "Only where “tiger” looks the picture may change, so the dog stays a dog. Take the "
+    + "tick away, or choose “wolf” and tick it too.",
+    settings: {source: "a cat and a dog on a sofa", target: "a tiger and a wolf on a sofa", blend: ["tiger"], cross: [0, 0.8]}},
+]).filter(({settings: {source, target}}) => !live.known.length
+  || `${source} ${target}`.split(" ").every(word => live.known.includes(word)));
 let settings = {...live.settings}, shownAnswer = null, request = null, pause, last = {control: null, at: 0};
 
 const field = name => document.querySelector(`[data-set="${name}"]`);
@@ -35,19 +56,104 @@ function remember(control) {
 }
 
 function change(control, patch) {
+  if ("target" in patch && !("weights" in patch)) retype(patch.target);
   Object.assign(settings, patch);
-  if ("target" in patch) forget();
   update();
   clearTimeout(pause);
   pause = setTimeout(() => { remember(control); send(); }, PAUSE);
 }
 
-function forget() {
-  // The weights and blends of words that the target has no more. The server knows words better; this is near enough.
-  const there = new Set((settings.target.toLowerCase().match(/[\p{L}\p{M}\p{N}'’-]+/gu) || []).map(x => x.replace("’", "'")));
-  settings.weights = Object.fromEntries(Object.entries(settings.weights).filter(([word]) => there.has(word)));
-  settings.blend = settings.blend.filter(word => there.has(word));
+// ---- the words of the target, their weights and blends ----
+
+// As the library finds them: letters, marks and digits, which apostrophes or hyphens may join; symbols; one character of
+// a script that has no spaces.
+const ALONE = "\\p{sc=Han}\\p{sc=Hiragana}\\p{sc=Katakana}\\p{sc=Thai}\\p{sc=Lao}\\p{sc=Khmer}\\p{sc=Myanmar}";
+const LETTER = `(?:(?![${ALONE}])[\\p{L}\\p{N}\\p{M}])`;
+const WORD = new RegExp(`${LETTER}+(?:['’\u2011\u200c-]${LETTER}+)*|[${ALONE}]\\p{M}*|\\p{So}[\\p{So}\\p{M}\\p{Cf}🏻-🏿]*`, "gu");
+const NONE = {c: 1, isBlend: false};
+const normal = word => word.normalize("NFC").toLowerCase().replaceAll("’", "'");
+
+function wordsOf(text) {
+  // Of the target on the page the library has told them; of one that is being typed this is near enough.
+  const {pieces, words} = data?.prompts[1] || {pieces: []};
+  if (text === pieces.map(([piece]) => piece).join("")) {
+    return pieces.filter(([, word]) => word !== null).map(([, word]) => words[word].replace(/#\d+$/, ""));
+  }
+  return [...text.matchAll(WORD)].map(([word]) => normal(word));
 }
+
+function namesOf(words) {
+  // Of a word that occurs more than once the library takes "red#2".
+  const count = (all, word) => all.filter(each => each === word).length;
+  return words.map((word, i) => count(words, word) > 1 ? `${word}#${count(words.slice(0, i + 1), word)}` : word);
+}
+
+function marksOf(words) {
+  // The weight c of each word, and whether it is one of the blend's.
+  const {weights, blend} = settings;
+  return namesOf(words).map((name, i) => ({
+    c: weights[name] ?? weights[words[i]] ?? 1, isBlend: blend.includes(name) || blend.includes(words[i])}));
+}
+
+function setMarks(words, marks) {
+  const all = namesOf(words).map((name, i) => [name, marks[i]]);
+  settings.weights = Object.fromEntries(all.filter(([, {c}]) => c !== 1).map(([name, {c}]) => [name, c]));
+  settings.blend = all.filter(([, {isBlend}]) => isBlend).map(([name]) => name);
+}
+
+let before = null;                                         // the target's words and marks before one began to type
+
+function retype(text) {
+  // A word keeps its mark if it stands before or after what changed, since the last key or since one began to type; so
+  // one may delete a word and type it again, and no mark goes to an equal word elsewhere.
+  const words = wordsOf(settings.target), marks = marksOf(words), now = wordsOf(text);
+  before ??= {words, marks};
+  const [kept, back] = [carry(words, marks, now), carry(before.words, before.marks, now)];
+  setMarks(now, now.map((_, i) => kept[i] || back[i] || NONE));
+}
+
+function carry(words, marks, now) {
+  const most = Math.min(words.length, now.length);
+  let start = 0, end = 0;
+  while (start < most && words[start] === now[start]) start++;
+  while (end < most - start && words[words.length - 1 - end] === now[now.length - 1 - end]) end++;
+  return now.map((_, i) => i < start ? marks[i] : i >= now.length - end ? marks[i + words.length - now.length] : null);
+}
+
+function markChosen(patch) {
+  const {place} = chosen(), words = wordsOf(settings.target), marks = marksOf(words);
+  marks[place] = {...marks[place], ...patch};
+  setMarks(words, marks);
+  change(`${Object.keys(patch)} ${place}`, {});
+}
+
+function chosen() {
+  // The target's word that the choice means: which of the page's words, and its place in the text (-1: there is none).
+  const [prompt, word] = state.chosen, number = prompt ? word : data.prompts[1].partners.indexOf(word);
+  const shownWords = data.prompts[1].pieces.filter(piece => piece[1] !== null).map(piece => piece[1]);
+  const now = wordsOf(settings.target), place = shownWords.indexOf(number);
+  const isThere = now[place] === data.prompts[1].words[number]?.replace(/#\d+$/, "");
+  return {name: data.prompts[prompt].words[word], place: isThere ? place : -1};
+}
+
+function showChosen() {
+  // The chosen word's weight and blend; and those that are set, at their words.
+  const {name, place} = chosen(), words = wordsOf(settings.target), marks = marksOf(words), names = namesOf(words);
+  const {c, isBlend} = marks[place] || NONE, sign = value => `× ${value < 0 ? "−" : ""}${Math.abs(value).toFixed(1)}`;
+  $("chosen-said").textContent = `“${names[place] || name}”`;
+  Object.assign($("weight"), {value: c, disabled: place < 0, ariaLabel: `Weight of ${names[place] || name}`});
+  Object.assign($("blend"), {checked: isBlend, disabled: place < 0, ariaLabel: `Local blend at ${names[place] || name}`});
+  $("weight-said").textContent = place < 0 ? "not in the target" : sign(c);
+  $("weight-said").classList.toggle("changed", c !== 1);
+  const isShown = settings.target === data.prompts[1].pieces.map(([piece]) => piece).join("");
+  cards[1].buttons.forEach(({button}, i) => {
+    const of = isShown ? marks[i] : NONE;
+    const badge = [of.c === 1 ? "" : sign(of.c), of.isBlend ? "◎" : ""].filter(Boolean).join(" ");
+    badge ? button.dataset.badge = badge : delete button.dataset.badge;
+  });
+}
+
+// ---- all controls ----
 
 function update() {
   // All controls as the settings say; of the one that has the focus its text is left as it is typed.
@@ -67,9 +173,12 @@ function update() {
   }
   const isPicture = settings.picture !== null;
   $("method").hidden = $("no-picture").hidden = !isPicture;
-  $("seed").hidden = isPicture;
+  document.querySelectorAll(".seed").forEach(element => { element.hidden = isPicture; });
   $("picture-said").textContent = isPicture ? pictureNames[settings.picture] || "a picture" : "or drop one here";
-  document.querySelectorAll(".word").forEach(updateWord);
+  const example = EXAMPLES.findIndex(each => isSame([each.settings.source, each.settings.target], [settings.source, settings.target]));
+  $("example").value = example < 0 ? "" : example;
+  Object.assign($("example-said"), {hidden: example < 0, textContent: EXAMPLES[example]?.say});
+  if (cards) showChosen();
 }
 
 // ---- asking the server ----
@@ -146,47 +255,29 @@ async function send() {
   decorate();
   $("python").textContent = answer.python;
   $("command").textContent = answer.command || "The command line has no options for these settings; Python has.";
-  for (const [name, text] of Object.entries(answer.notes)) refuse(name, text, true);
+  for (const [name, words] of Object.entries(answer.unknown)) if (words.length) offer(name, words);
   said(`done in ${((performance.now() - began) / 1000).toFixed(1)} s`, 1);
   document.body.dataset.answers = 1 + Number(document.body.dataset.answers || 0);
+}
+
+function offer(name, unknown) {
+  // The words of a small model, to be clicked in place of one that it does not know.
+  const quoted = unknown.map(word => `“${word}”`).join(", ");
+  const place = refuse(name, `This model does not know ${quoted}. Instead of “${unknown[0]}”:`, true);
+  const chips = make("div", place, {className: "chips", role: "group", ariaLabel: `Words this model knows`});
+  for (const word of live.known) make("button", chips, {type: "button", textContent: word, onclick: () => {
+    change(name, {[name]: settings[name].replace(WORD, each => normal(each) === unknown[0] ? word : each)});
+    field(name).focus();
+  }});
 }
 
 // ---- on the words and over the pictures ----
 
 function decorate() {
-  const {words} = data.prompts[1];
-  for (const {button, word} of cards[1].buttons) {
-    if (button.parentElement.className === "word") break;  // the prompts are the same as before
-    const box = make("span", button.parentElement, {className: "word"}), name = words[word];
-    button.replaceWith(box);
-    box.append(button);
-    box.dataset.name = name;
-    const weight = make("label", box, {title: `c, the weight of “${name}”; double click: 1`});
-    make("span", weight);
-    make("input", weight, {type: "range", min: -2, max: 2, step: 0.1, ariaLabel: `Weight of ${name}`,
-      oninput: event => weigh(name, Number(event.target.value)), ondblclick: () => weigh(name, 1)});
-    const blend = make("label", box, {title: `Local blend: change the picture only where “${name}” looks`});
-    make("input", blend, {type: "checkbox", onchange: event => change(`blend ${name}`, {
-      blend: event.target.checked ? [...settings.blend, name] : settings.blend.filter(each => each !== name)})});
-    make("span", blend, {textContent: "blend"});
-    updateWord(box);
-  }
-  $("plain-label").hidden = false;
+  $("plain-label").hidden = $("chosen").hidden = false;
+  showChosen();
   showPlain();
   showMask();
-}
-
-function weigh(name, c) {
-  const {[name]: _, ...others} = settings.weights;
-  change(`weight ${name}`, {weights: c === 1 ? others : {...others, [name]: c}});
-}
-
-function updateWord(box) {
-  const c = settings.weights[box.dataset.name] ?? 1, [value, weight] = box.querySelector("label").children;
-  value.textContent = `× ${c < 0 ? "−" : ""}${Math.abs(c).toFixed(1)}`;
-  value.classList.toggle("changed", c !== 1);
-  weight.value = c;
-  box.querySelector("[type=checkbox]").checked = settings.blend.includes(box.dataset.name);
 }
 
 function showPlain() {
@@ -236,6 +327,10 @@ async function showMask() {
 const pictureNames = {};
 
 async function take(file) {
+  if (!file) return refuse("picture", "That is no file. Drop a picture here: a PNG, JPEG or WebP file, say.");
+  if (file.type && !file.type.startsWith("image/")) {
+    return refuse("picture", `“${file.name}” is no picture (${file.type}). Take a PNG, JPEG or WebP file, say.`);
+  }
   if (file.size > live.largest) return refuse("picture", `A picture may have at most ${live.largest / 1e6} MB.`);
   said(`reading ${file.name}`);
   const answer = await ask("picture", file, () => {});
@@ -276,12 +371,25 @@ $("controls").hidden = false;
 $("controls").onsubmit = event => event.preventDefault();
 for (const kind of live.kinds) make("option", field("kind"), {value: kind, textContent: KINDS[kind]});
 for (const method of live.methods) make("option", field("method"), {value: method, textContent: method});
-for (const value of live.layers) make("option", $("layers"), {value});
+for (const value of live.layers) make("option", field("layers"), {value, textContent: value});
+for (const [value, {name}] of EXAMPLES.entries()) make("option", $("example"), {value, textContent: name});
+document.querySelectorAll(".window").forEach(element => { element.hidden = false; });
 for (const element of document.querySelectorAll("[data-set]")) {
   const name = element.dataset.set;
   element.oninput = () => change(name, {[name]: element.type !== "number" ? element.value
     : element.value === "" ? null : Number(element.value)});
 }
+field("target").onchange = () => { before = null; };       // Enter, or another place: typed to the end
+$("example").onchange = () => {
+  const {value} = $("example");
+  before = null;
+  if (value) change("example", {...live.settings, ...EXAMPLES[value].settings});
+};
+$("weight").oninput = event => markChosen({c: Number(event.target.value)});
+$("weight").ondblclick = () => markChosen({c: 1});
+$("weight").onkeydown = event => { if (event.key === "1") markChosen({c: 1}); };
+$("blend").onchange = event => markChosen({isBlend: event.target.checked});
+afterShow = () => { if (!$("chosen").hidden) showChosen(); };
 for (const box of document.querySelectorAll("[data-ends]")) {
   const name = box.dataset.ends;
   ["from", "to"].forEach((end, i) => make("input", box, {type: "range", min: 0, max: 1, step: 0.01,
@@ -307,9 +415,9 @@ document.ondragleave = event => { if (!event.relatedTarget) document.body.classL
 document.ondrop = event => {
   event.preventDefault();
   document.body.classList.remove("dropping");
-  if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+  take(event.dataTransfer.files[0]);
 };
-window.onpopstate = () => { clearTimeout(pause); settings = read(); last.control = null; update(); send(); };
+window.onpopstate = () => { clearTimeout(pause); settings = read(); last.control = before = null; update(); send(); };
 settings = read();
 update();
 send();

@@ -79,6 +79,7 @@ class Session:
         # What one can choose: prefixes that self-attention has as well as cross-attention, the shortest first.
         names = [name.split(".")[:-1] for name in model.unet.attention_names("cross")]
         self.layers = list(dict.fromkeys(".".join(name[:n]) for n in range(1, 9) for name in names))
+        self.known = model.tokenizer.init_kwargs.get("known_words") or []             # none: it knows more than a list
 
     def keep_picture(self, content):
         """Keeps a picture file's bytes as the model takes them. Raises ValueError if they are no picture."""
@@ -145,9 +146,8 @@ class Session:
             mask = url(Image.fromarray(mask.cpu().numpy()))
         progress = partial(report, "decoding pictures")
         data = page_data(model, result, recorder, code["command"] or "", without=plain, progress=progress)
-        unknown = {name: ", ".join(unknown_words(model.tokenizer, s[name])) for name in ("source", "target")}
-        notes = {name: f"This model does not know {words}." for name, words in unknown.items() if words}
-        return dict(code, data=data, mask=mask, notes=notes)
+        unknown = {name: unknown_words(model.tokenizer, s[name]) for name in ("source", "target")}
+        return dict(code, data=data, mask=mask, unknown=unknown)
 
     def edits(self, s, recorder):
         """cross_edit, self_edit, blend; and the code that does the same, dict(python=, command= or None)."""
@@ -167,7 +167,8 @@ class Session:
         # In which layers.
         if layers:
             with blaming("layers"):
-                must(layers in self.layers, "layers", f"a prefix, such as {self.layers[0]}", layers)
+                few = ", ".join(name for name in self.layers if name.count(".") < 2)
+                must(layers in self.layers, "layers", f"the name of a part of the model, such as {few}", layers)
             edit, self_edit = {layers: edit}, {layers: self_edit}
             code += [f"edit, self_edit = {{{layers!r}: edit}}, {{{layers!r}: self_edit}}"]
         # Where the picture may change: at words of the target, and at those of the source that answer to them.

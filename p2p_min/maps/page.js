@@ -2,7 +2,7 @@
 // render(data) builds the page; what it then shows is a function of `data` and `state`: whatever the user does changes
 // the state and calls show().
 
-let data, state, maps, cards, thumbs, timer;
+let data, state, maps, cards, thumbs, timer, afterShow = () => {};
 const $ = id => document.getElementById(id);
 
 function make(tag, parent, properties = {}) {
@@ -130,6 +130,7 @@ function show() {
     button.parentElement.hidden = prompt > 0 && prompt !== state.target;
     press(button, state.step > 0 && step === nearest(number));
   });
+  afterShow();
 }
 
 function showFate(fates) {
@@ -226,7 +227,7 @@ function makeCard(of, prompt) {
   const canvas = make("canvas", stack, {ariaHidden: "true"}), parts = [box, figure];
   stack.tabIndex = 0;
   if (prompt && of.without !== null) {
-    parts.push(makePicture(`Without injection: ${text}`, "Target without injection, from the same noise", "without"));
+    parts.push(makePicture(`Without injection: ${text}`, "Target without injection", "without"));
   }
   return {prompt, box, parts, tabs, buttons, stack, canvas};
 }
@@ -301,6 +302,27 @@ async function render(next) {
   document.body.dataset.ready = "yes";
 }
 
+// ---- what a control is for ----
+
+function help(event) {
+  // Of the control under the mouse or the finger, else of the one that has the focus.
+  const of = element => element instanceof Element ? element.closest("[data-help]") : null;
+  const control = event.key === "Escape" ? null : of(event.target) || of(document.activeElement);
+  $("help").hidden = !control;
+  $("intro").hidden = Boolean(control);
+  if (!control) return;
+  const [name, ...text] = control.dataset.help.split(":");
+  $("help").replaceChildren();
+  make("b", $("help"), {textContent: `${name}:`});
+  $("help").append(text.join(":"));
+}
+
+for (const control of document.querySelectorAll("[data-help]")) {
+  const inside = [control, ...control.querySelectorAll("*")].filter(each => each.matches("input, select, button, summary"));
+  for (const each of inside) each.setAttribute("aria-description", control.dataset.help.replace(/\s+/g, " "));
+}
+for (const event of ["focusin", "focusout", "pointerover", "pointerdown"]) document.addEventListener(event, help);
+document.addEventListener("keydown", event => event.key === "Escape" && help(event));
 $("step").oninput = event => { play(false); set({step: Number(event.target.value), over: true}); };
 $("size").oninput = event => set({size: Number(event.target.value), over: true});
 $("over").onchange = event => set({over: event.target.checked});

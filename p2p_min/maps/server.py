@@ -42,7 +42,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.hosts = [f"{name}:{port}" for name in names] + names * (port == 80)       # which browsers leave out
         self.address = f"http://{self.hosts[0]}/{self.token}/"
         live = dict(settings=SETTINGS | dict(first), kinds=list(KINDS), methods=METHODS, layers=session.layers,
-                    largest=LARGEST)
+                    known=session.known, largest=LARGEST)
         self.page = write_page(dict(live=live), LIVE_POLICY, ("page.js", "live.js"))
 
     def handle_error(self, request, client):               # a broken connection is ignored

@@ -438,8 +438,15 @@ def mask_of(seen, prompts, words, pool=3):
     return thresholded(maps, False, maps.shape[-2:], 0.3)[0, 0]
 
 
+def new_words(prompts):
+    """The first word of each prompt that the other does not have: what a blend is to follow."""
+    a, b = ([piece.text for piece in words(model.tokenizer, prompt)] for prompt in prompts)
+    return [next((word for word in mine if word not in other), mine[-1])
+            for mine, other in ((a, b), (b, a))]
+
+
 def shared(a, b):
-    return (a & b).sum().item() / (a | b).sum().item()
+    return (a & b).sum().item() / max(1, (a | b).sum().item())
 
 
 def with_blend(prompts, words):
@@ -456,7 +463,8 @@ def with_blend(prompts, words):
 
 
 print("the masks are made by", "your mask_of_maps" if mask_is_right else "the library")
-ball_to_cat, things = ["a red ball on the grass", "a red cat on the grass"], ["ball", "cat"]
+ball_to_cat = ["a red ball on the grass", "a red cat on the grass"]
+things = new_words(ball_to_cat)
 known(model, *ball_to_cat)
 local, seen, masks = with_blend(ball_to_cat, things)
 bare = mask_of(seen, ball_to_cat, things, pool=1)
@@ -521,7 +529,8 @@ claim("the blend changes what is outside the mask", outside[0] > 0.01 and far[1]
 expect_cut = ""
 
 # %%
-car_to_boat, vehicles = ["a red car in the snow", "a red boat in the snow"], ["car", "boat"]
+car_to_boat = ["a red car in the snow", "a red boat in the snow"]
+vehicles = new_words(car_to_boat)
 known(model, *car_to_boat)
 edit = each([inject(0, 0.4)], car_to_boat)
 free = p2p.prompt_to_prompt(model, car_to_boat, edit, seed=SEED, **settings)
@@ -549,9 +558,11 @@ claim("a part of the boat is outside the mask", cut > 0.04)
 expect_places = ""
 
 # %%
-grounds = "grass", "snow"
-places = [mask_of(seen, ball_to_cat, [grounds[0]] * 2), mask_of(seen_snow, car_to_boat,
-                                                                [grounds[1]] * 2)]
+grounds, places = [], []
+for maps_of_run, prompts in ((seen, ball_to_cat), (seen_snow, car_to_boat)):
+    last = [words(model.tokenizer, prompt)[-1].text for prompt in prompts]     # of each prompt
+    grounds.append(last[0])
+    places.append(mask_of(maps_of_run, prompts, last))
 show("4_places", [local.images[0], places[0], local_boat.images[0], places[1]],
      [text for prompts, word, mask in zip((ball_to_cat, car_to_boat), grounds, places)
       for text in (prompts[0], f"the mask of “{word}”: {mask.float().mean():.0%}")])

@@ -149,8 +149,8 @@ double_is_right = check.double(double)
 P = "a big fluffy cat"                                     # token 3 is “fluffy”
 if double_is_right:
     images = [image for seed in SEEDS for image in generate(P, [double], seed)]
-    show("6_double", images, [f"{P}, seed {seed}" if i == 0 else "token 3 twice"
-                              for seed in SEEDS for i in range(2)], columns=2 * len(SEEDS), side=160)
+    captions = [caption for seed in SEEDS for caption in (f"{P}, seed {seed}", "token 3 twice")]
+    show("6_double", images, captions, columns=2 * len(SEEDS), side=160)
 
 # %% [markdown]
 # ## Can a map move?

@@ -45,7 +45,7 @@ def generate(P, edits, seed, P_star=None, until=0.8):
 
 
 def find(P, word):
-    """A word's first token. If the prompt does not have the word, says so and takes its last one."""
+    """A word's first token. If the prompt does not have it, says so and takes the last word."""
     names = [piece.text for piece in words(model.tokenizer, P)]
     if not tokens_of(model.tokenizer, P, word, required=False):
         print(f"“{word}” is not in “{P}”; this takes “{names[-1]}”. Its words: {', '.join(names)}.")

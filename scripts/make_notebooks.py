@@ -69,6 +69,13 @@ def cells_of(lesson):
         role, name = (of.get("role") or "").strip(), of.get("name") or ""
         points = PREDICTION if role == "predict" else int(of.get("points") or 0)
         cells.append(Cell(f"cell-{number}", kind, role, name, points, text.strip("\n")))
+
+    # Points are in the exercise's line, and are given by its check.
+    exercises, checks = ([cell.name for cell in cells if cell.role == role] for role in ("exercise", "check"))
+    for name in {*exercises, *checks}:
+        if exercises.count(name) != 1 or checks.count(name) != 1:
+            raise ValueError(f"{lesson.name}: {name} needs one exercise and one check; it has {exercises.count(name)} "
+                             f"and {checks.count(name)}")
     return cells
 
 
@@ -118,11 +125,21 @@ def students(lesson, outputs=()):
     """The students' notebook of a lesson; `outputs` {id: outputs} has those of the cells that are shown."""
     cells = [cell for cell in cells_of(lesson) if cell.role != "teacher"]
     made = notebook([link(lesson, "lessons"), *cells])
-    shown = {cell.id for cell in cells if cell.role == "shown"}
-    for cell in made["cells"]:
-        if cell["id"] in shown and cell["id"] in outputs:
-            cell["outputs"] = outputs[cell["id"]]
+    for cell, of in zip(made["cells"][1:], cells):
+        if of.role == "shown" and of.id in outputs:
+            cell["outputs"] = outputs[of.id]
+        if of.name:
+            cell["metadata"] = dict(nbgrader=graded(of, cells))
     return made
+
+
+def graded(cell, cells):
+    """What nbgrader, and the lessons' own grader, read of a cell: who fills it in, what it is worth, whether it tests."""
+    solution, test = cell.role in ("predict", "exercise"), cell.role in ("predict", "check")
+    said = dict(grade=test, grade_id=f"check_{cell.name}" if cell.role == "check" else cell.name, locked=not solution,
+                schema_version=3, solution=solution, task=False)
+    points = {each.name: each.points for each in cells if each.points}
+    return said | (dict(points=points[cell.name]) if test else {})
 
 
 def link(lesson, folder):

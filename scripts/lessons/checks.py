@@ -29,8 +29,8 @@ def require(fact, hint):
 class Verdict:
     """Whether an answer is right. A notebook does not show it: the line above says more."""
 
-    def __init__(self, is_right):
-        self.is_right = is_right
+    def __init__(self, is_right, line):
+        self.is_right, self.line = is_right, line
 
     def __bool__(self):
         return self.is_right
@@ -73,7 +73,7 @@ def exercise(check=None, *, hints=()):
         print(f"{name}: {line}")
         if not result and os.environ.get("NBGRADER_EXECUTION"):
             raise NotRight(f"{name}: {line}")
-        return Verdict(result)
+        return Verdict(result, line)
 
     def hint():
         if told.asked < len(hints):

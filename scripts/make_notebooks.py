@@ -4,7 +4,7 @@
     scripts/teaching/N_*.ipynb   for teachers: with the answers, executed
 
     python scripts/make_notebooks.py [NUMBER ...]              execute the teachers' notebooks and write both
-    python scripts/make_notebooks.py --not-run [NUMBER ...]    write both without any output
+    python scripts/make_notebooks.py --not-run [NUMBER ...]    write both; outputs stay if no code has changed
     python scripts/make_notebooks.py --script NUMBER           run a source as a script, its answers filled in
 
 A cell of a source begins with one of these lines:
@@ -134,7 +134,7 @@ def students(lesson, outputs=()):
 
 
 def graded(cell, cells):
-    """What nbgrader, and the lessons' own grader, read of a cell: who fills it in, what it is worth, whether it tests."""
+    """What nbgrader and the lessons' own grader read of a cell: who fills it in, what it is worth, if it tests."""
     solution, test = cell.role in ("predict", "exercise"), cell.role in ("predict", "check")
     said = dict(grade=test, grade_id=f"check_{cell.name}" if cell.role == "check" else cell.name, locked=not solution,
                 schema_version=3, solution=solution, task=False)
@@ -172,6 +172,19 @@ def executed(made):
     return made
 
 
+def with_outputs_of(path, made):
+    """The notebook with the outputs that its file has, if all its code is the same."""
+    if not path.exists():
+        return made
+    before = json.loads(path.read_text(encoding="utf-8"))
+    old, new = ([cell for cell in each["cells"] if cell["cell_type"] == "code"] for each in (before, made))
+    if ["".join(cell["source"]) for cell in old] != [cell["source"] for cell in new]:
+        return made
+    for cell, its in zip(new, old):
+        cell |= dict(execution_count=its["execution_count"], outputs=its["outputs"])
+    return made | dict(metadata=before["metadata"])
+
+
 def write(made, path):
     text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     if len(text.encode()) > LARGEST:
@@ -184,10 +197,11 @@ def write(made, path):
 
 def make(lesson, run=True):
     """Both notebooks of a lesson."""
-    for_teachers = executed(teachers(lesson)) if run else teachers(lesson)
+    path, made = SOURCES / f"{lesson.stem}.ipynb", teachers(lesson)
+    for_teachers = executed(made) if run else with_outputs_of(path, made)
     outputs = {cell["id"]: cell["outputs"] for cell in for_teachers["cells"] if cell["cell_type"] == "code"}
     for_students = students(lesson, outputs)
-    write(for_teachers, SOURCES / f"{lesson.stem}.ipynb")
+    write(for_teachers, path)
     write(for_students, STUDENTS / f"{lesson.stem}.ipynb")
 
 

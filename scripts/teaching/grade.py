@@ -1,7 +1,7 @@
 """Grades a folder of hand-ins: one line of a CSV a student.
 
-Each file or folder in it is a student. A hand-in runs in a process of its own (hand_in.py). A cell that does not end, or
-that ends the process, is left out, and the hand-in starts again without it.
+Each file or folder in it is a student. A hand-in runs in a process of its own (hand_in.py). A cell that does not end,
+or that ends the process, is left out, and the hand-in starts again without it.
 """
 import contextlib
 import csv
@@ -23,6 +23,7 @@ from p2p_min import lessons as students_set
 from p2p_min.files import check_files, write
 
 KINDS = ".ipynb", ".py"
+KINDS_OF_POINTS = "exercises", "predictions"
 STARTS, ERRORS = 6, 10                                     # of one hand-in: how often it starts, how many are told
 PART = 0.2                                                 # of a hand-in's time: what one cell may take
 IMPORTS = 180                                              # seconds until its first cell begins, on a slow disk
@@ -198,18 +199,20 @@ def points(result, lessons):
 def table(of_students, lessons):
     """The lines of the CSV, a header first, of {student: (results, errors)}."""
     handed_in = sorted({number for results, _ in of_students.values() for number in results})
-    columns = [(number, name, most) for number in handed_in for name, most in asked(lessons[number]).items()]
-    lines = [["student", "points", "of", *(f"{number} {name} ({most})" for number, name, most in columns),
-              "not answered", "hints used", "errors"]]
+    columns = [(number, kind, name, most) for number in handed_in for kind, asked in lessons[number].items()
+               for name, most in asked.items()]
+    titles = [f"{number} {name} ({most})" for number, _, name, most in columns]
+    lines = [["student", "points", "of", *KINDS_OF_POINTS, *titles, "not answered", "hints used", "errors"]]
     for student, (results, errors) in of_students.items():
         cells = ["" if number not in results else most if name in results[number]["right"] else 0
-                 for number, name, most in columns]
+                 for number, _, name, most in columns]
+        sums = [sum(cell or 0 for cell, (_, its, *_) in zip(cells, columns) if its == kind) for kind in KINDS_OF_POINTS]
         missing = [f"lesson {number}" for number in handed_in if number not in results]
         missing += [name for result in results.values() for name in result["not_answered"]]
         hints = [f"{name} {count}" for result in results.values() for name, count in result["hints"].items()]
         told = errors[:ERRORS] + [f"and {len(errors) - ERRORS} more"] * (len(errors) > ERRORS)
-        lines.append([student, sum(filter(None, cells)) if any(cells) else 0, sum(most for *_, most in columns),
-                      *cells, ", ".join(missing), ", ".join(hints), "; ".join(told)])
+        lines.append([student, sum(sums), sum(most for *_, most in columns), *sums, *cells,
+                      ", ".join(missing), ", ".join(hints), "; ".join(told)])
     return lines
 
 

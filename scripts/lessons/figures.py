@@ -72,13 +72,52 @@ def save(name, picture):
     print(f"figure: {FOLDER / name}.png")
 
 
-def overlap(a, b):
-    """How far two pictures show one outline: of the pixels of strong colour in either, the share that both have.
+def outline(picture):
+    """Where a picture has a strong colour, (height, width) of True and False: one thing, if the ground is pale."""
+    return np.ptp(np.asarray(picture, float), axis=-1) > 70
 
-    Meant for one thing on plain ground, which is pale; 1 is the same outline, 0 nothing in common.
-    """
-    a, b = (np.ptp(np.asarray(picture, float), axis=-1) > 70 for picture in (a, b))
+
+def shared(a, b):
+    """Of the pixels that are in either of two outlines, the share that is in both."""
     return (a & b).sum() / max(1, (a | b).sum())
+
+
+def overlap(a, b):
+    """How far two pictures show one outline: 1 is the same, 0 nothing in common. Meant for one thing on plain ground."""
+    return shared(outline(a), outline(b))
+
+
+COLORS = dict(red=(219, 26, 32), orange=(255, 117, 13), yellow=(255, 231, 38), green=(36, 163, 64), blue=(40, 108, 224),
+              purple=(117, 44, 168), pink=(255, 143, 193), black=(31, 32, 36), white=(245, 247, 250))
+SIZES = "big", "small", "fluffy", "blossom"
+PLACES = "beach", "grass", "snow", "river", "night", "sunset"
+SMALL_WORDS = "a", "an", "the", "and", "in", "on", "at", "of", "to", "next", "with"
+
+
+def roles(words):
+    """size, color, thing, place: the first of the words that is each of them; None if no word is.
+
+    The thing is the first word that is none of the others, or else the last word, so there always is one.
+    """
+    words = list(words)
+    size, color, place = (next((word for word in words if word in kind), None) for kind in (SIZES, COLORS, PLACES))
+    others = [word for word in words if word not in (*SIZES, *COLORS, *PLACES, *SMALL_WORDS)]
+    return size, color, (others or words[-1:])[0], place
+
+
+def color_strength(image, color=None):
+    """How strongly each pixel has a colour, in levels, (16, 16) of the picture made smaller; None: any strong colour.
+
+    The part of its chroma, its difference from grey, that points where the colour's own does; black and white have no
+    chroma, and are told by their brightness.
+    """
+    rgb = np.asarray(image.resize((16, 16), Image.Resampling.BOX), float)
+    if color is None:
+        return np.ptp(rgb, axis=-1)
+    if color in ("black", "white"):
+        return 110 - rgb.max(-1) if color == "black" else rgb.min(-1) - 170
+    chroma = np.array(COLORS[color]) - np.mean(COLORS[color])
+    return (rgb - rgb.mean(-1, keepdims=True)) @ chroma / np.linalg.norm(chroma)
 
 
 def known(model, *prompts):

@@ -9,7 +9,7 @@
 # editing M.
 #
 # In this lesson you compute M yourself, look at it, and measure what it says and what it does
-# not.
+# not. Where a cell asks what you expect, write it down *before* you run the next one.
 
 # %%
 import os
@@ -19,39 +19,81 @@ import torch
 from PIL import Image
 
 import p2p_min as p2p
+from p2p_min import attention
 from p2p_min.align import pieces
 from p2p_min.ddim import timesteps
 from p2p_min.lessons import checks_1 as check
-from p2p_min.lessons.figures import matrix, show
+from p2p_min.lessons.figures import color_strength, known, matrix, roles, show
 from p2p_min.networks.text import encode
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
 STEPS = int(os.environ.get("LESSON_STEPS", 20))                    # of the denoising
 model = p2p.load(device="cpu")               # the natural place for so small a model, GPU or not
 
+# %% [markdown]
+# Run the lesson with this prompt and seed first. Then change them and run it again.
+
+# %% shown
 P = "a big red car in the snow"
-SEED = 3                                     # seed 0 gives the car an extra wheel; it comes below
-result = p2p.prompt_to_prompt(model, [P], steps=STEPS, guidance=5.0, seed=SEED)
+SEED = 3
+known(model, P)
+words = {piece.text: piece.tokens for piece in pieces(model.tokenizer, P)}     # {word: its tokens}
+size, color, thing, place = roles(words)     # "big", "red", "car", "snow"; None if P has no such word
+recorder = p2p.Recorder(model.tokenizer, [P], per_step=True)       # looks at the maps: see below
+result = p2p.prompt_to_prompt(model, [P], steps=STEPS, guidance=5.0, seed=SEED, recorder=recorder)
 show("1_picture", [result.images[0]], [P], side=256)
 
 # %% [markdown]
+# ## From prompt to picture
+#
+# The model does not work on pixels but on a *latent* z of 4 × 16 × 16 numbers, which a decoder
+# (the VAE) turns into 64 × 64 pixels at the end. The noise in z is predicted by a *UNet*, a
+# network that goes down to features of 8 × 8 and 4 × 4 places and up again to 16 × 16. At each of
+# these sizes it has cross-attention layers; "pixel" in this lesson means one of their places.
+#
+#     prompt P                                noise
+#        │ tokenizer, text encoder              │
+#        ▼                                      ▼
+#     77 tokens (77, 192)                     z_T (4, 16, 16)
+#        │                                      │
+#        │    ┌─ UNet, at each step t ──────────▼───────────────────────────┐
+#        │    │  in each cross-attention, of h × w pixels and 4 heads:      │
+#        │    │    Q = W_Q x               (4, h·w, d)   x: the features    │
+#        └───►│    K = W_K P, V = W_V P    (4, 77, d)                       │
+#             │    M = softmax(Q Kᵀ / √d)  (4, h·w, 77)  ◄─ this lesson     │
+#             │    M̂ = Edit(M, M*, t)      (4, h·w, 77)  ◄─ lessons 2 to 4  │
+#             │    out = W_out (M̂ V)       (h·w, 4·d)    on to the next     │
+#             └─────────────────────────────────┬───────────────────────────┘
+#                                               ▼
+#                                             eps (4, 16, 16), the noise found
+#                                               │ z_t → z_{t-1}, T times
+#                                               ▼
+#                                             z_0 (4, 16, 16)
+#                                               │ VAE
+#                                               ▼
+#                                             picture (3, 64, 64)
+#
 # ## What does the network read?
 #
-# Not letters, but tokens: a start token, the tokens of each word, an end token, and padding up to
-# 77. Here every word is one token. A long or rare word has several.
+# Not letters, but tokens: a start token, the tokens of each word, an end token, and padding. How
+# many tokens has our prompt, and how many of them are words?
+
+# %% predict expect_tokens
+expect_tokens = ""
 
 # %%
-tokens = {piece.text: piece.tokens for piece in pieces(model.tokenizer, P)}
-last = max(max(at) for at in tokens.values())
+last = max(max(at) for at in words.values())
+length = encode(model, [P]).states.shape[1]
 print("token  0      start")
-for word, at in tokens.items():
-    print(f"token {at[0]:2}      “{word}”")
-print(f"token {last + 1:2}      end\ntokens {last + 2} to 76   padding")
-assert all(len(at) == 1 for at in tokens.values())
+for word, at in words.items():
+    print(*(f"token {n:2}      “{word}”" for n in at), sep="\n")
+print(f"token {last + 1:2}      end\ntokens {last + 2} to {length - 1}   padding")
+
+# %% [markdown] teacher
+# **Answer.** 77 tokens, whatever the prompt; seven of them are words here. A long or rare word has
+# several tokens ("bicycle" has two), and a word that the model does not know has many.
 
 # %% [markdown]
-# **Answer.** 77 tokens, and seven of them are words.
-#
 # ## What does an attention layer compute?
 #
 # Each pixel asks a question Q. Each token has a key K and a value V. The map compares questions
@@ -65,13 +107,14 @@ assert all(len(at) == 1 for at in tokens.values())
 # ### Exercise 1: the map
 #
 # Write the formula. `torch.softmax` needs to know along which dimension to normalise: which one?
+# (`check.attention_map.hint()` gives a hint; each exercise has two or three.)
 
-# %%
+# %% exercise attention_map 3
 def attention_map(Q, K):
     # Q: (heads, pixels, d)   K: (heads, tokens, d)   returns M: (heads, pixels, tokens)
     ...
 
-
+# %% check attention_map
 check.attention_map(attention_map)
 
 # %% [markdown]
@@ -82,7 +125,11 @@ check.attention_map(attention_map)
 #
 # $$Q = W_Q\, x, \quad K = W_K\, P, \quad V = W_V\, P, \qquad \mathrm{out} = W_{out}\, (M V)$$
 #
-# with x as pixels (16 × 16 of them) and P as the prompt's 77 encoded tokens.
+# with x as pixels (16 × 16 of them), P as the prompt's 77 encoded tokens, and *your* map as M. By
+# how much will our output differ from the layer's own?
+
+# %% predict expect_difference
+expect_difference = ""
 
 # %%
 layer = model.unet.get_submodule("up_blocks.2.attentions.0.transformer_blocks.0.attn2")
@@ -95,7 +142,7 @@ def catch(layer, inputs, out):
 
 z_t = result.inversion.latents[STEPS // 2]                         # (1, 4, 16, 16)
 t = timesteps(model.schedule, STEPS)[STEPS // 2]
-context = encode(model, [P]).states                                # (1, 77 tokens, width)
+context = encode(model, [P]).states                                # (1, 77 tokens, 192)
 with torch.no_grad(), layer.register_forward_hook(catch):
     model.unet(z_t, t, context)
 
@@ -104,51 +151,57 @@ def in_heads(y):
     return y.unflatten(-1, (layer.heads, -1)).transpose(0, 1)      # (heads, pixels or tokens, d)
 
 
+def library_map(Q, K):
+    return attention.maps(Q[None], K[None], caught["size"])[0].flatten(1, 2)
+
+
+# Until exercise 1 is right, the library's map stands in for yours.
+map_of = attention_map if check.attention_map.is_right else library_map
 with torch.no_grad():
     Q = in_heads(layer.to_q(caught["x"]))
     K, V = in_heads(layer.to_k(context[0])), in_heads(layer.to_v(context[0]))
-    M = torch.softmax(Q @ K.transpose(1, 2) / Q.shape[-1] ** 0.5, dim=-1)
+    M = map_of(Q, K)
     out = layer.to_out[0]((M @ V).transpose(0, 1).flatten(1))
 
 error = (out - caught["out"]).abs().max() / caught["out"].abs().max()
-for name, tensor in dict(Q=Q, K=K, V=V, M=M, out=out).items():
+print("made with", "your map" if map_of is attention_map else "the library's map")
+for name, tensor in dict(x=caught["x"], Q=Q, K=K, V=V, M=M, out=out).items():
     print(f"{name:3}  {tuple(tensor.shape)}")
 print(f"our output differs from the layer's by {error:.0e} of its largest number")
-assert error < 1e-5
+
+# %% [markdown] teacher
+# **Answer.** By rounding only. M is not a heat map made afterwards for us to look at: the layer's
+# output is W_out (M V), so whoever changes M changes the picture.
 
 # %% [markdown]
-# **Answer.** Yes, up to rounding. M is not a heat map made afterwards for us to look at: the
-# layer's output is M V, so whoever changes M changes the picture.
-#
 # ## What is a row of M?
 #
-# A row belongs to one pixel. We take two: the reddest one, and one in the snow above the car. To
-# keep the picture small we average over the heads and add up the padding.
+# A row belongs to one pixel. We take two: the reddest one (or of whatever colour the prompt
+# says), and one in the snow near the top. To keep the figure small we average over the heads and
+# add up the padding. Which tokens will each of the two look at most? What is the sum of a row?
+
+# %% predict expect_rows
+expect_rows = ""
 
 # %%
-def small(image):
-    """The picture at 16 × 16 pixels, as numbers (red, green, blue)."""
-    return np.asarray(image.resize((16, 16), Image.Resampling.BOX), float).transpose(2, 0, 1)
-
-
-r, g, b = small(result.images[0])
-reddest = int((r - np.maximum(g, b)).argmax())
-above = 1 * 16 + 8                                                 # row 1, column 8
-rows = M.mean(0)[[reddest, above]]                                 # (2, 77)
+on_it = int(color_strength(result.images[0], color).argmax())
+near_top = 1 * 16 + 8                                              # row 1, column 8
+rows = M.mean(0)[[on_it, near_top]]                                # (2, 77)
 padding = rows[:, last + 2:].sum(-1, keepdim=True)
 rows = torch.cat([rows[:, :last + 2], padding], dim=-1)
-names = ["start", *tokens, "end", "padding"]
-matrix("1_rows", rows, ["the reddest pixel", "a pixel above the car"], names, cell=44)
-for name, on_the_car, above_it in zip(names, *rows):
-    print(f"{name:8} {on_the_car:6.1%} {above_it:8.1%}")
-print(f"{'sum':8} {rows[0].sum():6.1%} {rows[1].sum():8.1%}")
-assert (M.sum(-1) - 1).abs().max() < 1e-5
-assert rows[0, names.index("red")] > rows[1, names.index("red")]
-assert rows[1, names.index("snow")] > rows[0, names.index("snow")]
+names = ["start", *(word for word, at in words.items() for _ in at), "end", "padding"]
+matrix("1_rows", rows, [f"strongest in {color or 'colour'}", "near the top"], names,
+       cell=44)
+for name, *numbers in zip(names, *rows.tolist()):
+    print(f"{name:12}", *(f"{x:8.1%}" for x in numbers))
+print(f"{'sum':12}", *(f"{x:8.1%}" for x in rows.sum(-1).tolist()))
+
+# %% [markdown] teacher
+# **Answer.** A row says how one pixel shares its attention among the tokens. It sums to 1. The
+# reddest pixel looks most at "red" (38.0 %), then at "car" (23.3 %). The one near the top looks
+# at one word only, "snow" (24.4 %), and at the padding (74.6 %).
 
 # %% [markdown]
-# **Answer.** A row says how one pixel shares its attention among the tokens. It sums to 1.
-#
 # ## What is a column of M?
 #
 # A column belongs to one token: how much each pixel looks at it. Pixels have places, so a column
@@ -159,33 +212,40 @@ assert rows[1, names.index("snow")] > rows[0, names.index("snow")]
 #
 # The mean over the heads; where a word has several tokens, their sum.
 
-# %%
+# %% exercise word_picture 2
 def word_picture(M, tokens, height, width):
     # M: (heads, height * width, tokens)   tokens: such as [3], or [4, 5] for a word of two tokens
     # returns: (height, width)
     ...
 
-
+# %% check word_picture
 check.word_picture(word_picture)
 
 # %% [markdown]
-# Here is the column of "car", in each head by itself.
+# We give your function one head at a time, and the tokens of the thing in the prompt, "car". Will
+# the four pictures be alike?
+
+# %% predict expect_heads
+expect_heads = ""
 
 # %%
-of_car = M.unflatten(1, caught["size"])[..., tokens["car"]].sum(-1)   # (heads, height, width)
-show("1_heads", [result.images[0], *of_car],
-     ["the finished picture", *(f"“car”, head {n}" for n in range(len(M)))])
-lit = (of_car > of_car.amax((1, 2), keepdim=True) / 2).float().mean((1, 2))
-alike = torch.corrcoef(of_car.flatten(1))
-print("part of the picture that is at least half as bright as the brightest pixel:")
-print(*(f"  head {n}: {share:.0%}" for n, share in enumerate(lit)), sep="\n")
-print(f"the two heads that differ most: correlation {alike.min():.2f}")
-assert of_car.shape == (4, 16, 16) and alike.min() < 0.5
+if check.word_picture.is_right:
+    heads = [word_picture(head[None], words[thing], *caught["size"]) for head in M]
+    show("1_heads", [result.images[0], *heads],
+         ["the finished picture", *(f"“{thing}”, head {n}" for n in range(len(heads)))])
+    alike = torch.corrcoef(torch.stack(heads).flatten(1))
+    print("part of the picture that is at least half as bright as the brightest pixel:")
+    for n, head in enumerate(heads):
+        print(f"  head {n}: {(head > head.max() / 2).float().mean():.0%}")
+    print(f"the two heads that differ most: correlation {alike.min():.2f}")
+else:
+    print("this cell draws with your function of exercise 2")
+
+# %% [markdown] teacher
+# **Answer.** No. A column is a picture of where a word acts, and the heads see different parts of
+# the car: the two that differ most have a correlation of 0.00.
 
 # %% [markdown]
-# **Answer.** A column is a picture of where a word acts. The heads see different parts of the
-# car.
-#
 # ## Do we need hooks to see the maps?
 #
 # Not in this library. Every cross-attention calls an *Edit*, a function (M, M_star, t) -> M_hat.
@@ -197,7 +257,7 @@ watched = []
 
 
 def look(M, M_star, t):
-    watched.append((t, M.mean(0)))                                 # (height, width, tokens)
+    watched.append((t, M))                                         # (heads, height, width, tokens)
     return M_star
 
 
@@ -205,42 +265,48 @@ again = p2p.prompt_to_prompt(model, [P], look, steps=STEPS, guidance=5.0, seed=S
 change = (again.latents - result.latents).abs().max() / result.latents.abs().max()
 print(f"{len(watched)} maps: {len(watched) // STEPS} layers, {STEPS} steps")
 print(f"looking changed the picture by {change:.0e} of its largest number: rounding")
-assert len(watched) == 7 * STEPS and change < 1e-4
-
-_, ours = watched[STEPS // 2 * 7 + 5]                              # the sixth layer, half way
-difference = (ours[..., tokens["car"]].sum(-1) - of_car.mean(0)).abs().max()
+_, same = watched[STEPS // 2 * 7 + 5]                              # the sixth layer, half way
+difference = (same.flatten(1, 2) - M).abs().max()
 print(f"one of them is the map that we computed: they differ by {difference:.0e}")
-assert difference < 1e-3
-
-
-def average(size=16, start=0.0, end=1.0):
-    """The mean map (size, size, tokens) of a part of the steps; 0 is pure noise, 1 the end."""
-    chosen = [M for t, M in watched if len(M) == size and start <= 1 - t + 1e-6 < end]
-    return torch.stack(chosen).mean(0)
-
-
-of_word = {word: average()[..., at].sum(-1) for word, at in tokens.items()}
-captions = [f"“{word}”, at most {picture.max():.2f}" for word, picture in of_word.items()]
-show("1_words", [result.images[0], *of_word.values()], [P, *captions], columns=4)
-assert of_word["in"].max() < of_word["car"].max() / 5
-assert of_word["the"].max() < of_word["car"].max() / 5
 
 # %% [markdown]
-# **Answer.** No. An Edit sees every map of every step. "in" and "the" light up almost nothing.
-#
-# ## How much attention goes to words at all?
+# A `Recorder` is such a look that keeps the mean over layers, heads and steps. Ours saw the first
+# run. Which words of the prompt will light up nothing?
+
+# %% predict expect_dark
+expect_dark = ""
 
 # %%
-share = {word: picture.mean().item() for word, picture in of_word.items()}
-print(*(f"“{word}” {x:6.1%}" for word, x in share.items()), sep="\n")
-to_no_word = 1 - sum(share.values())
-print(f"no word {to_no_word:.0%}")
-assert to_no_word > 0.7 and (STEPS < 20 or to_no_word > 0.8)
+of_word = {word: recorder.maps(word) for word in words}            # {word: (16, 16)}
+captions = [f"“{word}”, at most {picture.max():.2f}" for word, picture in of_word.items()]
+show("1_words", [result.images[0], *of_word.values()], [P, *captions], columns=4)
+print("\n".join(captions))
+
+# %% [markdown] teacher
+# **Answer.** "in" and "the" light up almost nothing: at most 0.00, where "car" has 0.31.
 
 # %% [markdown]
-# **Answer.** Little. More than 80 % goes to the start, the end and the padding: a row must sum to
-# 1, so a pixel that wants nothing from the words has to look somewhere else.
+# ## How much attention goes to words at all?
 #
+# The seven words are 9 % of the tokens. What part of all attention goes to no word, and where
+# does it go?
+
+# %% predict expect_to_words
+expect_to_words = ""
+
+# %%
+share = {word: picture.mean() for word, picture in of_word.items()}
+share |= {f"the {end} token": recorder.maps(f"<{end}>").mean() for end in ("start", "end")}
+print(*(f"{name:16} {x:6.1%}" for name, x in share.items()), sep="\n")
+print(f"{'padding':16} {1 - sum(share.values()):6.1%}")
+print(f"{'no word':16} {1 - sum(share[word] for word in words):6.0%}")
+
+# %% [markdown] teacher
+# **Answer.** Most of it: 85 % goes to no word, and nearly all of that to the padding. A row must
+# sum to 1, so a pixel that wants nothing from the words has to look somewhere else. (With "a red
+# cat" it is 95 %. In Stable Diffusion the start token takes most of it.)
+
+# %% [markdown]
 # ## "Pixels are more attracted to the words that describe them"
 #
 # So says the paper. Let us doubt it, and measure. Which pixels are red, the picture tells us
@@ -250,123 +316,141 @@ assert to_no_word > 0.7 and (STEPS < 20 or to_no_word > 0.8)
 #
 # The mean of a map over the pixels that a mask marks, divided by its mean over all the others.
 
-# %%
+# %% exercise times_as_much 2
 def times_as_much(of_word, mask):
     # of_word: (height, width), a word's map   mask: (height, width), True where the picture is red
     # returns one number: 1 if both look at the word equally
     ...
 
-
+# %% check times_as_much
 check.times_as_much(times_as_much)
 
 # %% [markdown]
-# We ask four pictures (seeds 0 to 3), so that we do not believe an accident.
+# We ask four pictures (seeds 0 to 3), so that we do not believe an accident. No pixel by itself
+# is big. So what do you expect: will red pixels look at "big" more often than others do? Will
+# they look at "big" or at "red" more?
+
+# %% predict expect_big
+expect_big = ""
 
 # %%
 def maps_of(P, seed):
     """The picture, and {word: its map}: the mean over heads, 16 × 16 layers and steps."""
-    seen = []
-
-    def look(M, M_star, t):
-        if M.shape[1] == 16:
-            seen.append(M.mean(0))
-        return M_star
-    image = p2p.prompt_to_prompt(model, [P], look, steps=STEPS, guidance=5.0, seed=seed).images[0]
-    M = torch.stack(seen).mean(0)
-    return image, {piece.text: M[..., piece.tokens].sum(-1)
-                   for piece in pieces(model.tokenizer, P)}
+    recorder = p2p.Recorder(model.tokenizer, [P])
+    image = p2p.prompt_to_prompt(model, [P], steps=STEPS, guidance=5.0, seed=seed,
+                                 recorder=recorder).images[0]
+    return image, {word: torch.from_numpy(recorder.maps(word)) for word in recorder.words()}
 
 
-def is_red(image):
-    r, g, b = small(image)
-    return torch.from_numpy(r - np.maximum(g, b) > 60)
+def is_colored(image):
+    return torch.from_numpy(color_strength(image, color) > 50)     # (16, 16)
 
 
-four = [maps_of(P, seed) for seed in range(4)]
-asked = ["a", "big", "red", "car", "snow"]
-times = [[float(maps[word][is_red(image)].mean() / maps[word][~is_red(image)].mean())
-          for word in asked] for image, maps in four]
-print("red pixels look so many times as much as the others at\n")
-print("seed  ", *(f"{'“' + word + '”':>7}" for word in asked))
-for seed, row in enumerate(times):
-    print(f"{seed:4}  ", *(f"{x:7.1f}" for x in row))
-cells = [cell for image, maps in four for cell in (image, *(maps[word] for word in asked[1:4]))]
-show("1_four", cells, 4 * [P, "“big”", "“red”", "“car”"], columns=4, side=128, scale="own")
-for a, big, red, car, snow in times:
-    assert min(a, big, red, car) > 2 and snow < 0.2
-    assert STEPS < 20 or big > red > car
-for _, maps in four:
-    assert maps["big"].max() < maps["red"].max() / 2
+def table(title, names, rows, digits):
+    print(f"\n{title}\n\nseed  ", *(f"{'“' + name + '”':>9}" for name in names))
+    for seed, row in rows.items():
+        print(f"{seed:4}  ", *(f"{x:9.{digits}f}" for x in row))
 
-# %% [markdown]
-# **Answer.** Red pixels do look at "red", but they look at "big" even more, and at "a" and "car"
-# too. No pixel by itself is big. So a map does not show which pixels have a property. It shows
-# *which thing a word belongs to*: every word that is said of the car lies on the car.
+
+asked = [word for word in dict.fromkeys(["a", size, color, thing, place]) if word in words]
+four = {seed: maps_of(P, seed) for seed in range(4)}
+cells = [cell for image, maps in four.values() for cell in (image, *(maps[word] for word in asked))]
+show("1_four", cells, len(four) * [P, *(f"“{word}”" for word in asked)], columns=1 + len(asked),
+     side=128, scale="own")
+colored = {seed: (is_colored(image), maps) for seed, (image, maps) in four.items()
+           if 0 < is_colored(image).sum() < 256}                   # some pixels, and not all
+print(f"seeds whose picture has pixels that are {color or 'coloured'}, and others:", *colored)
+table("these pixels look at the word, on average", asked,
+      {seed: [maps[word][mask].mean() for word in asked] for seed, (mask, maps) in colored.items()},
+      digits=3)
+if check.times_as_much.is_right:
+    times = {seed: [float(times_as_much(maps[word], mask)) for word in asked]
+             for seed, (mask, maps) in colored.items()}
+    table("and so many times as much as the other pixels do", asked, times, digits=1)
+
+# %% [markdown] teacher
+# **Answer.** Red pixels look at "big" 36.6 to 160.8 times as much as the others do, the largest
+# ratio of all. But they look at it little: 0.008 to 0.009 on average, against 0.146 to 0.175 at
+# "red". A ratio says *where* a word is looked at, not how much.
 #
-# Why is "big" ahead? Its map is weak (see "at most", above) and has only one spot, on the red
-# body. A ratio says where a word looks, not how much. "car" has the smallest ratio because
-# windows and wheels look at it too, and they are not red.
+# So a map does not show which pixels have a property. It shows *which thing a word belongs to*:
+# every word that is said of the car lies on the car. "car" has the smallest ratio because windows
+# and wheels look at it too, and they are not red.
 #
 # **A caveat.** This small model was *taught* to have such maps: its training rewarded maps of
 # object, size, colour and place words for lying on their thing. In Stable Diffusion nobody asked
 # for it, it happens, and the maps are more blurred. ("a" was not taught here, and it lies on the
 # car too.)
-#
+
+# %% [markdown]
 # ## Then does "red" know nothing about redness?
 #
-# We cut the picture up: each pixel goes to the word, of three, that it looks at most.
+# We cut the picture up: each pixel goes to the word, of three, that it looks at most: "red",
+# "car" or "snow". Which parts of the picture will each of them get?
+
+# %% predict expect_pieces
+expect_pieces = ""
 
 # %%
-three = ["red", "car", "snow"]
-winners = [torch.stack([maps[word] for word in three]).argmax(0) for _, maps in four]
-print("part of each piece that is red\n\nseed  ", *(f"{'“' + word + '”':>7}" for word in three))
-for seed, (winner, (image, _)) in enumerate(zip(winners, four)):
-    of_piece = [is_red(image)[winner == n].double().mean().item() for n in range(3)]
-    print(f"{seed:4}  ", *(f"{x:7.0%}" for x in of_piece))
-    assert of_piece[0] > 0.6 and of_piece[0] > of_piece[1] + 0.2 and of_piece[2] < 0.1
-
-image, blank = four[SEED][0], Image.new("RGB", four[SEED][0].size, "silver")
-masks = [Image.fromarray((winners[SEED] == n).numpy()).resize(blank.size, Image.Resampling.NEAREST)
-         for n in range(3)]
+three = [word for word in (color, thing, place) if word in words]
+part_of = {seed: torch.stack([maps[word] for word in three]).argmax(0)
+           for seed, (_, maps) in four.items()}
+table(f"percent of each piece that is {color or 'coloured'}", three,
+      {seed: [100 * mask[part_of[seed] == n].double().mean() for n in range(len(three))]
+       for seed, (mask, _) in colored.items()}, digits=0)
+image, blank = four[3][0], Image.new("RGB", four[3][0].size, "silver")
+masks = [Image.fromarray((part_of[3] == n).numpy()).resize(blank.size, Image.Resampling.NEAREST)
+         for n in range(len(three))]
 show("1_pieces", [image, *(Image.composite(image, blank, mask) for mask in masks)],
      [P, *(f"look at “{word}” most" for word in three)])
 
+# %% [markdown] teacher
+# **Answer.** It does, inside the car: the body goes to "red", windows and wheels to "car", and
+# the rest to "snow". Of the pieces of "red", 75 to 94 % are red, of those of "car" 14 to 30 %.
+
 # %% [markdown]
-# **Answer.** It does, inside the car: the body goes to "red", windows and wheels to "car".
-#
 # ## When is the place of the car settled?
 #
 # We compare the map of "car" in each fifth of the steps with the last fifth. A correlation of 1
-# means the same picture.
+# means the same picture. From which fifth on will it be over 0.9?
+
+# %% predict expect_when
+expect_when = ""
 
 # %%
-fifths = [average(16, n / 5, (n + 1) / 5)[..., tokens["car"]].sum(-1) for n in range(5)]
-likeness = [torch.corrcoef(torch.stack([each.flatten(), fifths[-1].flatten()]))[0, 1].item()
-            for each in fifths]
-show("1_when", fifths, [f"“car”, steps {n / 5:.0%} to {(n + 1) / 5:.0%}; like the last: {x:.2f}"
+of_steps = recorder.maps(thing, per_step=True)                     # (steps, 16, 16)
+fifths = [part.mean(0) for part in np.array_split(of_steps, 5)]
+likeness = [np.corrcoef(each.flatten(), fifths[-1].flatten())[0, 1] for each in fifths]
+show("1_when", fifths, [f"“{thing}”, steps {n / 5:.0%} to {(n + 1) / 5:.0%}; like the last: {x:.2f}"
                         for n, x in enumerate(likeness)])
-assert likeness[1] > 0.7 and likeness[3] > 0.97
-assert STEPS < 20 or likeness[0] > 0.7 and likeness[1] > 0.85
+print("like the last:", *(f"{x:.2f}" for x in likeness))
+
+# %% [markdown] teacher
+# **Answer.** From the second on (0.95); the first has 0.90 already. Editing rests on this: whoever
+# sets the early maps sets the layout.
 
 # %% [markdown]
-# **Answer.** Early: by the second fifth the map is nearly the last one. (Eight seeds: 0.79 to
-# 0.90 in the first fifth, 0.92 to 0.96 in the second.) Editing rests on this: whoever sets the
-# early maps sets the layout.
-#
 # ## Which layers show it?
+#
+# The map of "car" at the three sizes: how far above its mean does it get? What is your guess?
+
+# %% predict expect_layers
+expect_layers = ""
 
 # %%
-sizes = {size: average(size)[..., tokens["car"]].sum(-1) for size in (16, 8, 4)}
-contrast = {size: (each.max() / each.mean()).item() for size, each in sizes.items()}
-captions = [f"“car”, {size} by {size}: at most {x:.1f} times its mean"
-            for size, x in contrast.items()]
-show("1_sizes", list(sizes.values()), captions, scale="own")
-assert min(contrast[16], contrast[8]) > 3 > 2 > contrast[4]
+of_size = {size: recorder.maps(thing, size=size) for size in recorder.sizes}
+contrast = {size: each.max() / each.mean() for size, each in of_size.items()}
+show("1_sizes", list(of_size.values()),
+     [f"“{thing}”, {h} by {w}: at most {x:.1f} times its mean" for (h, w), x in contrast.items()],
+     scale="own")
+print("at most, times the mean:", *(f"{h} by {w}: {x:.1f}" for (h, w), x in contrast.items()))
+
+# %% [markdown] teacher
+# **Answer.** The layers of 16 × 16 and 8 × 8. At 4 × 4 the map of "car" is nearly flat: that
+# layer says hardly anything about the place. (The training's reward left its maps out.)
 
 # %% [markdown]
-# **Answer.** The layers of 16 × 16 and 8 × 8. At 4 × 4 the map of "car" is nearly flat: that
-# layer says hardly anything about the place. (The training's reward left its maps out.) Does it
-# matter for editing? Lesson 2 tries.
+# Does it matter for editing? Lesson 2 tries.
 #
 # ## To discuss
 #

@@ -6,7 +6,7 @@
 # maps of the first.
 #
 # Its Algorithm 1 is short, so we write it out. Then we ask what does the work: the noise or the
-# maps?
+# maps? Latents z, the UNet, and Q, K, V and M are those of lesson 1's diagram.
 
 # %%
 import os
@@ -17,22 +17,34 @@ from PIL import Image
 
 import p2p_min as p2p
 from p2p_min.ddim import step, timesteps
-from p2p_min.editing import decode
+from p2p_min.editing import decode, guide
 from p2p_min.lessons import checks_2 as check
-from p2p_min.lessons.figures import overlap, show
+from p2p_min.lessons import figures
+from p2p_min.lessons.figures import known, outline, show
 from p2p_min.networks.text import encode
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
 STEPS = int(os.environ.get("LESSON_STEPS", 20))                    # of the denoising
 SEEDS = range(int(os.environ.get("LESSON_SEEDS", 3)))              # the first, not cherry-picked
 model = p2p.load(device="cpu")               # the natural place for so small a model, GPU or not
-P, P_star = "a red cat", "a blue cat"
 
 
 def noise(seed):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(1, 4, 16, 16, generator=generator, dtype=torch.float32)
 
+
+# %% [markdown]
+# Here are the sources: the cats that we want in blue. (Later, try other prompts and seeds: a thing
+# of a strong colour and no place, so that the ground is pale.)
+
+# %% shown
+P, P_star = "a red cat", "a blue cat"
+known(model, P, P_star)
+settings = dict(steps=STEPS, guidance=5.0)
+sources = [p2p.prompt_to_prompt(model, [P], latents=noise(seed), **settings).images[0]
+           for seed in SEEDS]
+show("2_sources", sources, [f"{P}, seed {seed}" for seed in SEEDS], columns=3)
 
 # %% [markdown]
 # ## How alike are two pictures?
@@ -44,25 +56,36 @@ def noise(seed):
 #
 # ### Exercise 1: the overlap
 
-# %%
+# %% exercise shared 2
 def shared(a, b):
     # a, b: numpy arrays (height, width), True where the pixel belongs to the cat
     # returns one number: 1 for the same outline, 0 for nothing in common
     ...
 
-
+# %% check shared
 check.shared(shared)
 
 # %% [markdown]
+# From here on `overlap` is your number, for two pictures.
+#
 # ## Is one noise enough?
 #
-# We generate both prompts from the same noise, for three seeds. `overlap` is the number above.
+# We generate both prompts from the same noise. Will the blue cats stand where the red ones stand?
+# Guess the overlap.
+
+# %% predict expect_one_noise
+expect_one_noise = ""
 
 # %%
+def overlap(a, b):
+    """`shared` for the outlines of two pictures; the library's own until yours is right."""
+    a, b = outline(a), outline(b)
+    return float((shared if check.shared.is_right else figures.shared)(a, b)) if (a | b).any() else 0
+
+
 def edited(seed, edit=None):
     """The pictures of P and P_star from one noise."""
-    return p2p.prompt_to_prompt(model, [P, P_star], edit, latents=noise(seed), guidance=5.0,
-                                steps=STEPS).images
+    return p2p.prompt_to_prompt(model, [P, P_star], edit, latents=noise(seed), **settings).images
 
 
 alone = [edited(seed) for seed in SEEDS]
@@ -70,12 +93,13 @@ cells = [image for images in alone for image in images]
 captions = [caption for seed, images in zip(SEEDS, alone)
             for caption in (f"{P}, seed {seed}", f"{P_star}: {overlap(*images):.2f}")]
 show("2_one_noise", cells, captions, columns=6, side=150)
-assert max(overlap(*images) for images in alone) < 0.7
+print("overlap:", *(f"{overlap(*images):.2f}" for images in alone))
+
+# %% [markdown] teacher
+# **Answer.** No. One noise gives similar pictures, but the cat moves and changes its pose: the
+# overlap is 0.00, 0.38 and 0.38. (Eight seeds: 0.36 on average.)
 
 # %% [markdown]
-# **Answer.** No. One noise gives similar pictures, but the cat moves and changes its pose. (Eight
-# seeds: the overlap is 0.36 on average, from 0.00 to 0.66. Now and then one is lucky.)
-#
 # ## What else is in a step: guidance
 #
 # Every step asks the network twice: with the prompt, and with an empty one. The prediction is
@@ -87,12 +111,12 @@ assert max(overlap(*images) for images in alone) < 0.7
 #
 # ### Exercise 2: classifier-free guidance
 
-# %%
+# %% exercise guided 2
 def guided(eps, eps_empty, w):
     # eps, eps_empty: the noise predicted with the prompt, and without   w: a number
     ...
 
-
+# %% check guided
 check.guided(guided)
 
 # %% [markdown]
@@ -107,13 +131,13 @@ check.guided(guided)
 #
 # M has no dimension for the targets, M_star has. PyTorch's `expand_as` can help.
 
-# %%
+# %% exercise my_word_swap 3
 def my_word_swap(M, M_star, t, tau=0.2):
     # M: (heads, height, width, tokens)   M_star: (targets, heads, height, width, tokens)
     # returns M_hat, shaped like M_star
     ...
 
-
+# %% check my_word_swap
 check.my_word_swap(my_word_swap)
 
 # %% [markdown]
@@ -130,9 +154,18 @@ check.my_word_swap(my_word_swap)
 #
 # The paper calls the network three times. We need one call: source and target go through it
 # as two rows of a batch, so every attention layer has both maps at hand, calls `edit`, and goes on
-# with M_hat. The second call below is for guidance.
+# with M_hat. The second call below is for guidance. It is made of *your* `guided` and
+# `my_word_swap`. Where will the blue cat of seed 0 stand now?
+
+# %% predict expect_maps
+expect_maps = ""
 
 # %%
+# Until an exercise is right, the library's function stands in for yours.
+guidance = guided if check.guided.is_right else lambda eps, empty, w: guide(w, eps, empty, None)
+word_swap = my_word_swap if check.my_word_swap.is_right else p2p.self_replace(0.8)
+
+
 @torch.no_grad()
 def algorithm_1(z_T, P, P_star, edit, w=5.0):
     z, z_star = z_T, z_T                                           # one noise
@@ -143,59 +176,54 @@ def algorithm_1(z_T, P, P_star, edit, w=5.0):
         both = torch.cat([z, z_star])
         eps = model.unet(both, times[i], context, edit, None, t)   # M_hat = edit(M, M_star, t)
         eps_empty = model.unet(both, times[i], empty)
-        eps = eps_empty + w * (eps - eps_empty)
+        eps = guidance(eps, eps_empty, w)
         z, z_star = step(model.schedule, both, eps, times, i).split(1)
     return z, z_star                                               # z_0, z*_0
 
 
-def word_swap(M, M_star, t, tau=0.2):
-    return M.expand_as(M_star) if t > tau else M_star
-
-
-z, z_star = algorithm_1(noise(0), P, P_star, word_swap)
+z, z_star = algorithm_1(noise(SEEDS[0]), P, P_star, word_swap)
 swapped = decode(model, torch.cat([z, z_star]))
 show("2_algorithm_1", [*alone[0], swapped[1]],
      [P, f"{P_star}, same noise: {overlap(*alone[0]):.2f}",
       f"{P_star}, same noise and maps: {overlap(*swapped):.2f}"])
 used = sum((STEPS - i) / STEPS > 0.2 for i in range(STEPS))
 print(f"the source's maps were used in {used} of {STEPS} steps")
-assert overlap(*swapped) > overlap(*alone[0]) + 0.2
+print(f"overlap: {overlap(*alone[0]):.2f} with the noise, {overlap(*swapped):.2f} with noise and maps")
+
+# %% [markdown] teacher
+# **Answer.** Where the red one stands, with nearly the same outline: the overlap goes from 0.00 to
+# 0.66.
 
 # %% [markdown]
-# **Answer.** With the source's maps the blue cat stands where the red one stands, with nearly the
-# same outline.
+# ## Is this the library's algorithm? Does the edit disturb the source?
 #
-# ## Is this the library's algorithm?
+# We give your Edit to the library, and then generate the red cat by itself. Source and target
+# shared a batch: will the source be the same?
+
+# %% predict expect_source
+expect_source = ""
 
 # %%
-run = dict(latents=noise(0), guidance=5.0, steps=STEPS)
+run = dict(latents=noise(SEEDS[0]), **settings)
 library = p2p.prompt_to_prompt(model, [P, P_star], word_swap, **run).latents
-apart = (torch.cat([z, z_star]) - library).abs().max()
-print(f"largest number in the latents {library.abs().max():.1f}, largest difference {apart:.0e}")
-assert apart < 1e-3
-
-# %% [markdown]
-# **Answer.** Yes, up to rounding.
-#
-# ## Does the edit disturb the source?
-#
-# Source and target share a batch. Is the red cat the same as when it is generated by itself?
-
-# %%
 by_itself = p2p.prompt_to_prompt(model, [P], **run).latents
-apart = (z - by_itself).abs().max()
-print(f"largest difference {apart:.0e}")
-assert apart < 1e-3
+print(f"largest number in the latents: {library.abs().max():.1f}")
+print(f"ours and the library's differ by {(torch.cat([z, z_star]) - library).abs().max():.0e}")
+print(f"the source with a target and by itself differ by {(z - by_itself).abs().max():.0e}")
+
+# %% [markdown] teacher
+# **Answer.** Twice the same, up to rounding. Rows of a batch do not see each other; only `edit`
+# passes anything on, and only from the source to the target.
 
 # %% [markdown]
-# **Answer.** No. Rows of a batch do not see each other; only `edit` passes anything on, and only
-# from the source to the target.
-#
 # ## The noise or the maps?
 #
 # A fair doubt: with one noise the pictures are alike anyway, so what do the maps add? We take the
 # two apart. Each source gets four targets: with the source's noise or a noise of their own, and
-# with their own maps or the source's.
+# with their own maps or the source's. Which keeps more of the source: its noise, or its maps?
+
+# %% predict expect_noise_or_maps
+expect_noise_or_maps = ""
 
 # %%
 def only_the_last_two(M, M_star, t):
@@ -211,32 +239,36 @@ for seed in SEEDS:
     same, other = noise(seed), noise(seed + 100)
     latents = torch.cat([same, same, other, same, other])          # the source, then four targets
     images = p2p.prompt_to_prompt(model, [P] + 4 * [P_star], only_the_last_two, latents=latents,
-                                  guidance=5.0, steps=STEPS).images
+                                  **settings).images
     sheet.append(images)
     overlaps.append([overlap(images[0], image) for image in images[1:]])
+
+def table(title, names, rows):
+    print(f"{title:30}", *(f"seed {seed}" for seed in SEEDS), "  mean")
+    for name, row in zip(names, np.transpose(rows)):
+        print(f"{name:30}", *(f"{x:6.2f}" for x in row), f"{row.mean():6.2f}")
+
 
 captions = [caption for row in overlaps
             for caption in (P, *(f"{name}: {x:.2f}" for name, x in zip(names, row)))]
 show("2_noise_or_maps", [image for row in sheet for image in row], captions, columns=5, side=150)
-print(f"{'overlap with the source':30}", *(f"seed {seed}" for seed in SEEDS), "  mean")
-for name, row in zip(names, np.transpose(overlaps)):
-    print(f"{name:30}", *(f"{x:6.2f}" for x in row), f"{row.mean():6.2f}")
-same_own, other_own, same_maps, other_maps = np.mean(overlaps, 0)
-assert other_maps > same_own + 0.1 and same_maps > same_own + 0.1
-assert other_maps > other_own + 0.2
-assert all(abs(row[0] - overlap(*images)) < 0.02 for row, images in zip(overlaps, alone))
+table("overlap with the source", names, overlaps)
 
-# %% [markdown]
+# %% [markdown] teacher
 # **Answer.** The maps. Where the cat stands, and roughly its outline, comes with the maps, even
 # into a foreign noise. The maps without the noise keep more than the noise without the maps.
 #
-# (Eight seeds, in the order of the table: 0.36, 0.22, 0.72, 0.66. In all eight, the maps in a
-# foreign noise kept more than the noise alone.)
-#
+# (Eight seeds, in the order of the table: 0.36, 0.22, 0.72, 0.66.)
+
+# %% [markdown]
 # ## Then why share the noise?
 #
 # Look at the ground in the sheet above. We measure how far its colour is from the source's: the
-# mean of the uppermost rows, where no cat reaches, in levels of 255.
+# mean of the uppermost rows, where no cat reaches, in levels of 255. Which of the four targets
+# will have the source's ground?
+
+# %% predict expect_ground
+expect_ground = ""
 
 # %%
 def ground(image):
@@ -249,22 +281,23 @@ swatches = [Image.new("RGB", (64, 64), tuple(ground(image).round().astype(int).t
 captions = [caption for row in differs for caption in
             ("the source's ground", *(f"{name}: {x:.1f}" for name, x in zip(names, row)))]
 show("2_grounds", swatches, captions, columns=5, side=150)
-print(f"{'the ground differs by':30}", *(f"seed {seed}" for seed in SEEDS), "  mean")
-for name, row in zip(names, np.transpose(differs)):
-    print(f"{name:30}", *(f"{x:6.1f}" for x in row), f"{row.mean():6.1f}")
-same_own, other_own, same_maps, other_maps = np.mean(differs, 0)
-assert STEPS < 20 or max(same_own, same_maps) < 0.8 * min(other_own, other_maps)
+table("the ground differs by", names, differs)
+
+# %% [markdown] teacher
+# **Answer.** The two with the source's noise. The tone of the ground is what no word names; it is
+# not in the maps of the words, so only the noise can keep it. (Eight seeds, in the order of the
+# table: @@GROUND@@ levels.)
 
 # %% [markdown]
-# **Answer.** For what no word names, such as the tone of the ground. It is not in the maps of the
-# words, so only the noise can keep it. (Eight seeds: off by 2 to 3 levels with the source's
-# noise, by 8 with another one, whatever the maps.)
-#
 # ## In which layers?
 #
 # An edit may be given for some layers only, by the beginning of their names. Which part of the
 # UNet holds the cat in place? One run per seed with four targets: target n is edited in part n
-# alone.
+# alone: on the way down (16 × 16 and 8 × 8), in the middle (4 × 4), on the way up at 8 × 8, or at
+# 16 × 16. Which will keep most, which least?
+
+# %% predict expect_layers
+expect_layers = ""
 
 # %%
 parts = {"down_blocks": "way down, 16 × 16 and 8 × 8", "mid_block": "middle, 4 × 4",
@@ -280,30 +313,25 @@ def only_target(n):
 
 
 edits = {part: only_target(n) for n, part in enumerate(parts)}
-images = [p2p.prompt_to_prompt(model, [P] + 4 * [P_star], edits, latents=noise(seed), guidance=5.0,
-                               steps=STEPS).images for seed in SEEDS]
+images = [p2p.prompt_to_prompt(model, [P] + 4 * [P_star], edits, latents=noise(seed),
+                               **settings).images for seed in SEEDS]
 kept = np.array([[overlap(row[0], image) for image in row[1:]] for row in images])
 show("2_layers", images[0] + [sheet[0][3]],
      [P, *(f"only {part}: {x:.2f}" for part, x in zip(parts, kept[0])),
       f"all layers: {overlaps[0][2]:.2f}"], columns=6, side=150)
-nowhere, everywhere = np.array(overlaps)[:, 0], np.array(overlaps)[:, 2]
-print(f"{'overlap, maps swapped in':30}", *(f"seed {seed}" for seed in SEEDS), "  mean")
-for name, row in zip(["no layer", *parts.values(), "all layers"], [nowhere, *kept.T, everywhere]):
-    print(f"{name:30}", *(f"{x:6.2f}" for x in row), f"{row.mean():6.2f}")
-down, middle, up_8, up_16 = kept.T                                 # one number per seed
-assert np.abs(middle - nowhere).max() < 0.05
-assert min(down.mean(), up_8.mean()) > nowhere.mean() + 0.15
-assert STEPS < 20 or min(down.mean(), up_8.mean()) > up_16.mean() > nowhere.mean()
+nowhere, everywhere = np.array(overlaps)[:, [0]], np.array(overlaps)[:, [2]]
+table("overlap, maps swapped in", ["no layer", *parts.values(), "all layers"],
+      np.hstack([nowhere, kept, everywhere]))
 
-# %% [markdown]
+# %% [markdown] teacher
 # **Answer.** In several at once. The way down, or the 8 × 8 layers of the way up, hold most of it
-# alone. The 16 × 16 layers of the way up come last: with seed 0 they come too late, the cat is
-# elsewhere already.
+# alone. The 16 × 16 layers of the way up hold less: with seed 0 the cat is elsewhere.
 #
 # Swapping the map of the 4 × 4 layer changes nothing. Lesson 1 showed why: there the map is flat.
 #
 # (Eight seeds, in the order of the table: 0.36, 0.61, 0.36, 0.68, 0.53, 0.72.)
-#
+
+# %% [markdown]
 # ## To discuss
 #
 # - The target stands where the source stands, from a noise of its own. So what is a seed?

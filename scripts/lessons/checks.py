@@ -52,7 +52,6 @@ def exercise(check=None, *, hints=()):
 
     An answer of None, or a function whose body is `...` or `pass`, is not answered yet. Whatever the answer raises is
     told by its last line. `.hint()` prints the next of the hints; `.asked` is how many were printed.
-    `.is_right` is the last verdict: what follows an exercise uses the learner's own function if it is.
     """
     if check is None:
         return functools.partial(exercise, hints=hints)
@@ -71,7 +70,6 @@ def exercise(check=None, *, hints=()):
                 line = f"not yet: {hint}"
             except Exception as error:
                 line = f"not yet: it raises {type(error).__name__}: {error}"
-        told.is_right = result
         print(f"{name}: {line}")
         if not result and os.environ.get("NBGRADER_EXECUTION"):
             raise NotRight(f"{name}: {line}")
@@ -84,7 +82,7 @@ def exercise(check=None, *, hints=()):
         else:
             print(f"{name}: there is no other hint" if hints else f"{name}: there is no hint")
 
-    told.hint, told.hints, told.asked, told.is_right = hint, tuple(hints), 0, False
+    told.hint, told.hints, told.asked = hint, tuple(hints), 0
     return told
 
 

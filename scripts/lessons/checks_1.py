@@ -4,7 +4,10 @@ import torch
 from p2p_min.lessons.checks import exercise, numbers, require, tensor
 
 
-@exercise
+@exercise(hints=(
+    "Each pixel shares its attention among the tokens: over which dimension of (heads, pixels, tokens) is the sum 1?",
+    "The scores are Q times K transposed in its last two dimensions: K.transpose(1, 2). d is the last size of Q.",
+    "torch.softmax(scores / d ** 0.5, dim=-1), with scores = Q @ K.transpose(1, 2)."))
 def attention_map(answer):
     "M = softmax(Q Kᵀ / √d), normalised over the tokens."
     for heads, pixels, keys, d in ((2, 6, 5, 16), (3, 4, 4, 9)):
@@ -24,7 +27,10 @@ def attention_map(answer):
                 f"{ours:.2f}, wanted {strongest:.2f}: what are the scores divided by, with d = {d}?")
 
 
-@exercise
+@exercise(hints=(
+    "M[..., tokens] picks the columns of a word, also of several tokens. Two dimensions must go: heads and tokens.",
+    "Sum over the last dimension, mean over the first: (pixels,) is left, row by row.",
+    "A vector of height * width numbers becomes a picture by .reshape(height, width)."))
 def word_picture(answer):
     "A word's column, the mean over heads and the sum over its tokens, as a picture."
     for height, width, chosen in ((3, 5, [2]), (4, 2, [1, 3]), (4, 4, [0, 2, 5])):
@@ -47,7 +53,9 @@ def word_picture(answer):
         require(False, "the sum over the picture is right, the picture is not")
 
 
-@exercise
+@exercise(hints=(
+    "A tensor can be indexed by a mask: of_word[mask] are the numbers where the mask is True.",
+    "~mask is the mask of all others. Each side has a mean of its own."))
 def times_as_much(answer):
     "The mean inside a mask over the mean outside of it."
     of_word = numbers(4, 6, seed=5).abs() + 0.1

@@ -13,7 +13,9 @@ def like(answer, wanted, name):
     return answer.detach().float()
 
 
-@exercise
+@exercise(hints=(
+    "For arrays of True and False, a & b is True where both are, a | b where at least one is.",
+    "How many are True? .sum() counts them. Divide one count by the other."))
 def shared(answer):
     "Intersection over union."
     a, b = np.zeros((6, 8), bool), np.zeros((6, 8), bool)
@@ -37,7 +39,9 @@ def shared(answer):
         require(abs(number - wanted) < 1e-4, f"{what} should give {wanted:g}, and give {number:.2f}")
 
 
-@exercise
+@exercise(hints=(
+    "Read the formula from the left: begin at the prediction without the prompt, and go w times the way to the other.",
+    "The way from eps_empty to eps is eps - eps_empty."))
 def guided(answer):
     "Classifier-free guidance."
     eps, empty = numbers(2, 4, 3, 3, seed=1), numbers(2, 4, 3, 3, seed=2)
@@ -51,7 +55,10 @@ def guided(answer):
         require(off < 1e-4, why or f"right at w = 1 and w = 0, but at w = {w:g} it is off by up to {off:.1f}")
 
 
-@exercise
+@exercise(hints=(
+    "t falls from 1 to 0. When is the source's map used: while t is above tau, or below?",
+    "Two cases: an `if`. What it returns must be shaped like M_star, which has one dimension more than M, the targets.",
+    "M.expand_as(M_star) repeats M for each target; after tau, M_star itself."))
 def my_word_swap(answer):
     "The source's maps while t > tau, for every target."
     shape = 3, 2, 4, 5                                     # heads, height, width, tokens

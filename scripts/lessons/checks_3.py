@@ -1,6 +1,7 @@
 """The exercises of lesson 3."""
 import torch
 
+from p2p_min.edits import CrossEdit, Reweight
 from p2p_min.lessons.checks import exercise, maps, require, tensor
 
 
@@ -8,7 +9,11 @@ def same(a, b):
     return torch.allclose(a, b, atol=1e-6)
 
 
-@exercise
+@exercise(hints=(
+    "M[..., old] are the old word's maps, one for each of its tokens. What does one sum over them look like?",
+    "Sum over the last dimension with keepdim=True, so that (heads, height, width, 1) is left. Each of the len(new) "
+    "tokens gets the same part of it.",
+    "total = M[..., old].sum(-1, keepdim=True); repeat it len(new) times along the last dimension, and divide."))
 def share(answer):
     "The old word's maps, summed, and shared equally among the new word's tokens."
     for old, new in (([3], [3]), ([3, 4], [3]), ([2], [2, 3]), ([1, 2, 3], [4, 6])):
@@ -26,7 +31,10 @@ def share(answer):
                 f"{case}: the total is right, but at the wrong pixels, or from the wrong tokens")
 
 
-@exercise
+@exercise(hints=(
+    "Begin with a copy of M_star: then the new words have their own maps already.",
+    "for j, i in enumerate(A): where i is None nothing is to be done. But 0 is a token: `if i` is not enough.",
+    "M_hat[..., j] = M[..., i] copies a column into all targets, if M_hat = M_star.clone()."))
 def add_phrase(answer):
     "Each token takes the source's map that A names, and its own where A has None."
     for A in ([0, 1, 2, 3, 4, 5], [0, 1, None, 2, 3, 5], [0, None, None, 1, 2, 3], [None, 0, 3, 1, 1, None]):
@@ -45,7 +53,11 @@ def add_phrase(answer):
                         f"with A = {A}, token {j} does not have the map that A names{what}")
 
 
-@exercise
+@exercise(hints=(
+    "First one copy of M for each target, (targets, heads, height, width, tokens). Then only one column changes.",
+    "M.repeat(len(c), 1, 1, 1, 1) makes the copies. M_hat[..., word] is (targets, heads, height, width): which shape "
+    "must c have, to give each target its factor?",
+    "c[:, None, None, None] is (targets, 1, 1, 1)."))
 def my_reweight(answer):
     "The map of one word times c, one c for each target."
     M, word, c = maps(2, 3, 4, 6, seed=3), 2, torch.tensor([-2, 0, 1, 1.5, 3], dtype=torch.float32)
@@ -61,3 +73,40 @@ def my_reweight(answer):
             require(same(M_hat[i][..., word], factor * M[..., word]),
                     f"with c = {factor:g}, the word's map sums to {M_hat[i][..., word].sum():.2f}; it was "
                     f"{M[..., word].sum():.2f}")
+
+
+@exercise(hints=(
+    "Two choices for each token: inside the window, M A for a token that has a map in the source, M* for a new one. "
+    "Outside of it, M*. A choice by a number that is 0 or 1 is a product.",
+    "M @ A has the source's maps in the target's order, with zeros for new words, where M_star * own has their own.",
+    "c times all of it: w times (the sum of these two), plus (1 - w) times M_star."))
+def one_formula(answer):
+    "The three edits of the library as one: a CrossEdit (A, own, w) in a Reweight (c)."
+    for case in range(4):
+        M, M_star = maps(2, 3, 4, 6, seed=case), maps(2, 2, 3, 4, 7, seed=9 + case)
+        A, own = torch.zeros(6, 7, dtype=torch.float32), torch.zeros(7, dtype=torch.float32)
+        for j, i in enumerate((0, 1, None, 2, (3, 4), 3, 5)):
+            own[j] = i is None
+            if i is not None:
+                A[i, j] = 1
+        w = torch.tensor([[1] * 7, [0] * 7, [1] * 7, [1, 0, 1, 0, 1, 1, 0]][case], dtype=torch.float32)
+        c = torch.tensor([1, -2, 0.5, 2, 1, 3, 1] if case > 1 else [1] * 7, dtype=torch.float32)
+        before = [each.clone() for each in (M, M_star, A, own, w, c)]
+        M_hat = tensor(answer(M, M_star, A, own, w, c), M_star.shape)
+        require(all(map(torch.equal, before, (M, M_star, A, own, w, c))), "it changes what it is given: work on copies")
+        wanted = edited(M, M_star, *before[2:])
+        if same(M_hat, wanted):
+            continue
+        what = ("w = 1 and c = 1, which is an added phrase", "w = 0 and c = 1, after the window",
+                "w = 1 and c that are not 1", "w = 0 for some tokens, and c that are not 1")[case]
+        j = int((M_hat - wanted).abs().amax((0, 1, 2, 3)).argmax())
+        require(False, f"with {what}, it is furthest from the library at token {j}, where own is {own[j]:g}, "
+                f"w is {w[j]:g} and c is {c[j]:g}")
+
+
+def edited(M, M_star, A, own, w, c):
+    """What the library makes of these maps: tokens with w = 1 have a window that is open at t = 0.5."""
+    targets = len(M_star)
+    A, own, w, c = (each.expand(targets, *each.shape) for each in (A, own, w, c))
+    base = CrossEdit(A, own, torch.zeros_like(w), w, [])
+    return Reweight(base, c, torch.zeros_like(c), torch.ones_like(c), [])(M, M_star, 0.5)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from p2p_min.align import unknown_words
+from p2p_min.align import unknown_words, words
 from p2p_min.maps.sheet import colours
 from p2p_min.pictures import sheet
 
@@ -83,7 +83,7 @@ def shared(a, b):
 
 
 def overlap(a, b):
-    """How far two pictures show one outline: 1 is the same, 0 nothing in common. Meant for one thing on plain ground."""
+    """How far two pictures show one outline: 1 is the same, 0 nothing in common. For one thing on pale ground."""
     return shared(outline(a), outline(b))
 
 
@@ -92,6 +92,11 @@ COLORS = dict(red=(219, 26, 32), orange=(255, 117, 13), yellow=(255, 231, 38), g
 SIZES = "big", "small", "fluffy", "blossom"
 PLACES = "beach", "grass", "snow", "river", "night", "sunset"
 SMALL_WORDS = "a", "an", "the", "and", "in", "on", "at", "of", "to", "next", "with"
+
+
+def word_list(model, prompt):
+    """The words of a prompt, in order."""
+    return [word.text for word in words(model.tokenizer, prompt)]
 
 
 def roles(words):

@@ -115,7 +115,7 @@ def attention_map(Q, K):
     ...
 
 # %% check attention_map
-check.attention_map(attention_map)
+map_is_right = check.attention_map(attention_map)
 
 # %% [markdown]
 # ## Is this what the model does?
@@ -156,7 +156,7 @@ def library_map(Q, K):
 
 
 # Until exercise 1 is right, the library's map stands in for yours.
-map_of = attention_map if check.attention_map.is_right else library_map
+map_of = attention_map if map_is_right else library_map
 with torch.no_grad():
     Q = in_heads(layer.to_q(caught["x"]))
     K, V = in_heads(layer.to_k(context[0])), in_heads(layer.to_v(context[0]))
@@ -219,7 +219,7 @@ def word_picture(M, tokens, height, width):
     ...
 
 # %% check word_picture
-check.word_picture(word_picture)
+picture_is_right = check.word_picture(word_picture)
 
 # %% [markdown]
 # We give your function one head at a time, and the tokens of the thing in the prompt, "car". Will
@@ -229,7 +229,7 @@ check.word_picture(word_picture)
 expect_heads = ""
 
 # %%
-if check.word_picture.is_right:
+if picture_is_right:
     heads = [word_picture(head[None], words[thing], *caught["size"]) for head in M]
     show("1_heads", [result.images[0], *heads],
          ["the finished picture", *(f"“{thing}”, head {n}" for n in range(len(heads)))])
@@ -323,7 +323,7 @@ def times_as_much(of_word, mask):
     ...
 
 # %% check times_as_much
-check.times_as_much(times_as_much)
+times_is_right = check.times_as_much(times_as_much)
 
 # %% [markdown]
 # We ask four pictures (seeds 0 to 3), so that we do not believe an accident. No pixel by itself
@@ -363,7 +363,7 @@ print(f"seeds whose picture has pixels that are {color or 'coloured'}, and other
 table("these pixels look at the word, on average", asked,
       {seed: [maps[word][mask].mean() for word in asked] for seed, (mask, maps) in colored.items()},
       digits=3)
-if check.times_as_much.is_right:
+if times_is_right:
     times = {seed: [float(times_as_much(maps[word], mask)) for word in asked]
              for seed, (mask, maps) in colored.items()}
     table("and so many times as much as the other pixels do", asked, times, digits=1)

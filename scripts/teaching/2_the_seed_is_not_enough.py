@@ -63,7 +63,7 @@ def shared(a, b):
     ...
 
 # %% check shared
-check.shared(shared)
+shared_is_right = check.shared(shared)
 
 # %% [markdown]
 # From here on `overlap` is your number, for two pictures.
@@ -80,7 +80,7 @@ expect_one_noise = ""
 def overlap(a, b):
     """`shared` for the outlines of two pictures; the library's own until yours is right."""
     a, b = outline(a), outline(b)
-    return float((shared if check.shared.is_right else figures.shared)(a, b)) if (a | b).any() else 0
+    return float((shared if shared_is_right else figures.shared)(a, b)) if (a | b).any() else 0
 
 
 def edited(seed, edit=None):
@@ -117,7 +117,7 @@ def guided(eps, eps_empty, w):
     ...
 
 # %% check guided
-check.guided(guided)
+guided_is_right = check.guided(guided)
 
 # %% [markdown]
 # ## And the edit itself
@@ -138,7 +138,7 @@ def my_word_swap(M, M_star, t, tau=0.2):
     ...
 
 # %% check my_word_swap
-check.my_word_swap(my_word_swap)
+swap_is_right = check.my_word_swap(my_word_swap)
 
 # %% [markdown]
 # ## Algorithm 1
@@ -162,8 +162,8 @@ expect_maps = ""
 
 # %%
 # Until an exercise is right, the library's function stands in for yours.
-guidance = guided if check.guided.is_right else lambda eps, empty, w: guide(w, eps, empty, None)
-word_swap = my_word_swap if check.my_word_swap.is_right else p2p.self_replace(0.8)
+guidance = guided if guided_is_right else lambda eps, empty, w: guide(w, eps, empty, None)
+word_swap = my_word_swap if swap_is_right else p2p.self_replace(0.8)
 
 
 @torch.no_grad()
@@ -286,7 +286,7 @@ table("the ground differs by", names, differs)
 # %% [markdown] teacher
 # **Answer.** The two with the source's noise. The tone of the ground is what no word names; it is
 # not in the maps of the words, so only the noise can keep it. (Eight seeds, in the order of the
-# table: @@GROUND@@ levels.)
+# table: 2.78, 7.93, 2.08, 7.85.)
 
 # %% [markdown]
 # ## In which layers?

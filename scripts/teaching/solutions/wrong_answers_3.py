@@ -132,9 +132,34 @@ WRONG = {
         "no targets": lambda M, word, c: weighted(M, word, c)[0],
         "nothing": lambda M, word, c: M.repeat(len(c), 1, 1, 1, 1),
     },
+    "one_formula": {
+        "c on A alone": lambda M, M_star, A, own, w, c: w * (M @ (A * c) + M_star * own) + (1 - w) * M_star,
+        "c on A and own, not after the window":
+            lambda M, M_star, A, own, w, c: w * (M @ (A * c) + M_star * own * c) + (1 - w) * M_star,
+        "c on own alone": lambda M, M_star, A, own, w, c: w * (M @ A + M_star * own * c) + (1 - w) * M_star,
+        "no own": lambda M, M_star, A, own, w, c: c * (w * (M @ A) + (1 - w) * M_star),
+        "M* everywhere": lambda M, M_star, A, own, w, c: c * (w * (M @ A + M_star) + (1 - w) * M_star),
+        "nothing after the window": lambda M, M_star, A, own, w, c: c * w * (M @ A + M_star * own),
+        "no w": lambda M, M_star, A, own, w, c: c * (M @ A + M_star * own),
+        "no c": lambda M, M_star, A, own, w, c: w * (M @ A + M_star * own) + (1 - w) * M_star,
+        "w the other way": lambda M, M_star, A, own, w, c: c * ((1 - w) * (M @ A + M_star * own) + w * M_star),
+        "own the other way":
+            lambda M, M_star, A, own, w, c: c * (w * (M @ A + M_star * (1 - own)) + (1 - w) * M_star),
+        "c on the rows of A":
+            lambda M, M_star, A, own, w, c: w * ((M * c[:6]) @ A + M_star * own * c) + (1 - w) * c * M_star,
+        "one target": lambda M, M_star, A, own, w, c: (c * (w * (M @ A + M_star * own) + (1 - w) * M_star))[0],
+        "rows made to sum to 1": lambda M, M_star, A, own, w, c: torch.nn.functional.normalize(
+            c * (w * (M @ A + M_star * own) + (1 - w) * M_star), p=1, dim=-1),
+    },
 }
 
 RIGHT = {
+    "one_formula": {
+        "c in A and own and after": lambda M, M_star, A, own, w, c:
+            w * (M @ (A * c) + M_star * own * c) + (1 - w) * c * M_star,
+        "chosen": lambda M, M_star, A, own, w, c:
+            c * torch.where(w > 0, torch.where(own > 0, M_star, M @ A), M_star),
+    },
     "share": {
         "a matrix": lambda M, old, new: M[..., old] @ torch.full((len(old), len(new)), 1 / len(new), dtype=M.dtype),
         "expanded": lambda M, old, new:

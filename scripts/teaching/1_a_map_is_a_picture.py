@@ -60,7 +60,7 @@ show("1_picture", [result.images[0]], [P], side=256)
 #        │    │  in each cross-attention, of h × w pixels and 4 heads:      │
 #        │    │    Q = W_Q x               (4, h·w, d)   x: the features    │
 #        └───►│    K = W_K P, V = W_V P    (4, 77, d)                       │
-#             │    M = softmax(Q Kᵀ / √d)  (4, h·w, 77)  ◄─ this lesson     │
+#             │    M = softmax(Q Kᵀ / √d)  (4, h·w, 77)  ◄─ lesson 1        │
 #             │    M̂ = Edit(M, M*, t)      (4, h·w, 77)  ◄─ lessons 2 to 4  │
 #             │    out = W_out (M̂ V)       (h·w, 4·d)    on to the next     │
 #             └─────────────────────────────────┬───────────────────────────┘

@@ -23,7 +23,7 @@ from p2p_min import lessons as students_set
 from p2p_min.files import check_files, write
 
 KINDS = ".ipynb", ".py"
-KINDS_OF_POINTS = "exercises", "predictions"
+CHILD = [sys.executable, "-P", "-m", "p2p_min.teaching.hand_in"]             # -P: a torch.py of theirs is not torch
 STARTS, ERRORS = 6, 10                                     # of one hand-in: how often it starts, how many are told
 PART = 0.2                                                 # of a hand-in's time: what one cell may take
 IMPORTS = 180                                              # seconds until its first cell begins, on a slow disk
@@ -33,16 +33,16 @@ KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROO
 
 
 def lessons_in(folder):
-    """{number: {"predictions": {name: points}, "exercises": {name: points}}}, as the students' notebooks say."""
+    """{number: {"exercises": {name: points}, "predictions": {name: points}}}, as the students' notebooks say."""
     found = {}
     for path in sorted(folder.glob("[0-9]_*.ipynb")):
-        predictions, exercises = {}, {}
+        exercises, predictions = {}, {}
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             graded = cell["metadata"].get("nbgrader", {})
             if graded.get("grade"):
                 kind = predictions if graded["solution"] else exercises
                 kind[graded["grade_id"].removeprefix("check_")] = graded["points"]
-        found[path.name[0]] = dict(predictions=predictions, exercises=exercises)
+        found[path.name[0]] = dict(exercises=exercises, predictions=predictions)
     return found
 
 
@@ -55,8 +55,9 @@ class Processes:
         self.running, self.ended = set(), False
 
     def kill(self, process):
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+        if process.poll() is None:
+            with contextlib.suppress(OSError):             # it has just ended
+                os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
 
     def end(self):
         self.ended = True
@@ -80,6 +81,8 @@ def copied(path, student, folder):
 def environment(folder):
     """Few steps, and nothing of the teacher's own."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    if "PYTHONPATH" in kept:                               # the hand-in runs in another folder
+        kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, kept["PYTHONPATH"].split(os.pathsep)))
     its = dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR", "LESSON_FIGURES"), folder)
     return kept | its | QUICK | dict(PYTHONUSERBASE=site.getuserbase())
 
@@ -88,9 +91,8 @@ def start(path, folder, job, limit, processes):
     """Runs a hand-in once: (result or None, errors, the last step that began, why it ended there)."""
     result, errors, step, until, late = None, [], None, None, threading.Event()
     with tempfile.TemporaryFile("w+", errors="replace") as trouble, subprocess.Popen(
-            [sys.executable, "-P", "-m", "p2p_min.teaching.hand_in"], text=True, encoding="utf-8", errors="replace",
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=trouble, cwd=path.parent,
-            env=environment(folder), start_new_session=True) as process:
+            CHILD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=trouble, cwd=path.parent,
+            env=environment(folder), start_new_session=True, text=True, encoding="utf-8", errors="replace") as process:
         processes.running.add(process)
 
         def end():
@@ -124,8 +126,11 @@ def start(path, folder, job, limit, processes):
         status = process.wait()
         trouble.seek(0)
         last = (trouble.read().strip().splitlines() or [f"exit status {status}"])[-1]
-    why = "it does not end" if late.is_set() else f"it ends Python (exit status {status})"
-    return result, errors, step, why if step else f"it could not be started: {last}"
+    if step:
+        why = "it does not end" if late.is_set() else f"it ends Python (exit status {status})"
+    else:
+        why = f"it has not begun within {IMPORTS} seconds" if late.is_set() else f"it could not be started: {last}"
+    return result, errors, step, why
 
 
 def graded(path, student, closed, lessons, limit, processes):
@@ -169,7 +174,7 @@ def results_of(student, closed, lessons, limit, processes):
         for path in paths:
             result = graded(path, student, closed, lessons, limit, processes)
             number = result["lesson"]
-            prefix = f"{path.name}: " if len(paths) > 1 else ""
+            prefix = f"{f'lesson {number}' if number else path.name}: " if len(paths) > 1 else ""
             told = [prefix + error for error in result["errors"]]
             if number is None:
                 strangers += told or [f"{prefix}it has no exercise of a lesson"]
@@ -181,15 +186,15 @@ def results_of(student, closed, lessons, limit, processes):
                 results[number] = result
         if not paths:
             errors.append("neither .ipynb nor .py" if student.is_file() else "no .ipynb and no .py in it")
-    except (OSError, ValueError) as error:
-        errors.append(f"it cannot be read: {error}")
+    except Exception as error:                             # whatever it is, the class is graded on
+        errors.append(f"it cannot be graded: {error}")
     # A .py beside the notebooks may be a module of theirs.
     errors += strangers if not results or any(".ipynb: " in each for each in strangers) else []
     return results, errors
 
 
 def asked(lesson):
-    return lesson["predictions"] | lesson["exercises"]
+    return lesson["exercises"] | lesson["predictions"]
 
 
 def points(result, lessons):
@@ -201,18 +206,19 @@ def table(of_students, lessons):
     handed_in = sorted({number for results, _ in of_students.values() for number in results})
     columns = [(number, kind, name, most) for number in handed_in for kind, asked in lessons[number].items()
                for name, most in asked.items()]
-    titles = [f"{number} {name} ({most})" for number, _, name, most in columns]
-    lines = [["student", "points", "of", *KINDS_OF_POINTS, *titles, "not answered", "hints used", "errors"]]
+    most_of = {kind: sum(most for _, its, _, most in columns if its == kind) for kind in ("exercises", "predictions")}
+    titles = [f"{kind} (of {most})" for kind, most in most_of.items()]
+    titles += [f"{number} {name} ({most})" for number, _, name, most in columns]
+    lines = [["student", f"points (of {sum(most_of.values())})", *titles, "not answered", "hints used", "errors"]]
     for student, (results, errors) in of_students.items():
         cells = ["" if number not in results else most if name in results[number]["right"] else 0
                  for number, _, name, most in columns]
-        sums = [sum(cell or 0 for cell, (_, its, *_) in zip(cells, columns) if its == kind) for kind in KINDS_OF_POINTS]
+        sums = [sum(cell or 0 for cell, (_, its, *_) in zip(cells, columns) if its == kind) for kind in most_of]
         missing = [f"lesson {number}" for number in handed_in if number not in results]
         missing += [name for result in results.values() for name in result["not_answered"]]
         hints = [f"{name} {count}" for result in results.values() for name, count in result["hints"].items()]
         told = errors[:ERRORS] + [f"and {len(errors) - ERRORS} more"] * (len(errors) > ERRORS)
-        lines.append([student, sum(sums), sum(most for *_, most in columns), *sums, *cells,
-                      ", ".join(missing), ", ".join(hints), "; ".join(told)])
+        lines.append([student, sum(sums), *sums, *cells, ", ".join(missing), ", ".join(hints), "; ".join(told)])
     return lines
 
 

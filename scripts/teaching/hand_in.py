@@ -71,6 +71,8 @@ PATHS = {"open": 1, "os.listdir": 1, "os.scandir": 1, "os.chdir": 1, "os.remove"
          "os.rename": 2, "os.link": 2, "os.symlink": 2, "os.truncate": 1, "os.chmod": 1, "os.chown": 1, "os.utime": 1}
 READS = {"os.listdir", "os.scandir", "os.chdir"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+FONTS = ("/usr/share/fonts", "/usr/local/share/fonts", "/Library/Fonts", "/System/Library/Fonts",
+         os.path.join(os.environ.get("SYSTEMROOT", "/"), "Fonts"))               # Pillow looks there for its captions
 HARMLESS = {os.path.realpath(path) for path in (os.devnull, "/dev/urandom", "/dev/random", __file__)}
 
 
@@ -108,7 +110,7 @@ def guard(own, closed, told):
     """From here on the process may only do what `refusal` lets it; `told` hears what else it tried."""
     package = Path(p2p_min.__file__).parent
     folders = [sys.prefix, sys.base_prefix, *sys.path, package, Path(p2p_min.lessons.__file__).parent]
-    folders += [package.parent / "weights"]                # beside the package, in a clone
+    folders += [package.parent / "weights", *FONTS]        # beside the package, in a clone
     pythons = {os.path.realpath(path) for path in folders if path}
     closed = [os.path.realpath(path) for path in (*closed, Path(__file__).parent)]
     own = os.path.realpath(own)
@@ -154,7 +156,6 @@ def run(path, lessons, own, closed, left_out, tell):
     exercises, predictions = lessons[number]["exercises"], lessons[number]["predictions"]
 
     # The checks are there before the hand-in is, and what it does to their modules is undone before they are asked.
-    import p2p_min.lessons.figures  # noqa: F401
     checks = importlib.import_module(f"p2p_min.lessons.checks_{number}")
     base = importlib.import_module("p2p_min.lessons.checks")
     asked = {name: getattr(checks, name) for name in exercises}

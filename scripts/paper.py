@@ -4,8 +4,8 @@
     python scripts/paper.py --model CHECKPOINT --only grid --prompts SOURCE TARGET [--image FILE]
     torchrun --nproc-per-node 4 scripts/paper.py ...
 
-Writes OUT/index.html, one file with all pictures inside, and each figure as a PNG, with the seeds 0 to 3, not
-cherry-picked. The examples are in examples.py; with the toy they are told in its own words. --prompts adds a grid of
+Writes OUT/index.html, one file with all pictures inside, and each figure as a PNG, with the seeds 0 to 3, not cherry-
+picked. The examples are in lessons/examples.py; with the toy they are told in its own words. --prompts adds a grid of
 injection steps for two prompts of your own, which answers "which steps do I choose?"; with --image, for your picture.
 The last tables compare with diffusers (proof.py). A stopped run goes on with the same command, figure by figure.
 """
@@ -28,12 +28,12 @@ from tqdm import tqdm
 import p2p_min as p2p
 from p2p_min.cli.options import LOAD, Parser
 from p2p_min.files import write
+from p2p_min.lessons import examples
 from p2p_min.maps import page as explorer_page
 from p2p_min.maps.sheet import overlay, word_sheet
 from p2p_min.pictures import fit, png, read_picture, sheet
 
 sys.path.append(str(Path(__file__).parent / "edits"))
-import examples  # noqa: E402
 import proof  # noqa: E402
 import store  # noqa: E402
 
@@ -197,10 +197,6 @@ def figures(model, table, args, how, picture):
     return [figure for figure in found if not args.only or figure.name in args.only]
 
 
-def is_toy(model):
-    return Path(model.path).parts[-2:] == ("weights", "toy")
-
-
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 def section(figure, result, picture, error):
@@ -287,7 +283,7 @@ def run(args):
     if args.size is None and model.size is None:
         raise ValueError("this model has no size of its own; give --size")
     height, width = (args.size, args.size) if args.size else model.size
-    table = examples.TOY if is_toy(model) else examples.STABLE_DIFFUSION
+    table = examples.table_of(model)
     given = {name: getattr(args, name) for name in ("steps", "guidance") if getattr(args, name) is not None}
     how = table["settings"] | given | dict(height=height, width=width)
     picture = fit(read_picture(args.image), min(height, width), model.vae.factor) if args.image else None

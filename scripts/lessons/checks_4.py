@@ -8,7 +8,10 @@ def same(a, b):
     return torch.allclose(a.float(), b.float(), atol=1e-6)
 
 
-@exercise
+@exercise(hints=(
+    "t counts down from 1. Which of the numbers in this lesson counts up, like start and end?",
+    "1 - t counts up. Inside the window, return M; outside, M_star. M has one axis less: the targets'.",
+    "M.expand_as(M_star) if start <= 1 - t < end else M_star"))
 def window(answer):
     "M where start <= 1 - t < end, else M_star, at each of eight steps."
     M, M_star = maps(2, 3, 4, 6, seed=1), maps(2, 2, 3, 4, 6, seed=2)
@@ -25,7 +28,10 @@ def window(answer):
                     f"{'M' if wanted else 'M_star'}")
 
 
-@exercise
+@exercise(hints=(
+    "Begin with a copy of M_star, so that M_star itself stays as it is.",
+    "The last axis has the tokens: M_hat[..., columns] are the columns to replace.",
+    "M_hat = M_star.clone(); then M_hat[..., columns] = M[..., columns] writes the source's map into all targets."))
 def only(answer):
     "The chosen tokens have the source's map, the others their own."
     M, M_star = maps(2, 3, 4, 6, seed=3), maps(2, 2, 3, 4, 6, seed=4)
@@ -40,7 +46,10 @@ def only(answer):
                     f"{'source' if j in columns else 'target'}'s map, and has not")
 
 
-@exercise
+@exercise(hints=(
+    "Each map has a maximum of its own. What do you divide by, so that a faint word counts as much?",
+    "maps.amax((1, 2), keepdim=True) has both maxima, in the shape (2, 1, 1).",
+    "After > threshold there are two masks; .any(0) is where either of them is True."))
 def mask_of_maps(answer):
     "Each map divided by its own maximum; where either is over the threshold."
     def mask(maps, threshold):

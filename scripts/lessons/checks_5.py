@@ -9,7 +9,10 @@ def near(a, b, tolerance=1e-4):
     return bool((a - b).abs().max() < tolerance * max(1.0, float(b.abs().max())))
 
 
-@exercise
+@exercise(hints=(
+    "Take the noise out of z first: which of the two levels does z have?",
+    "z_0 = (z - (1 - alpha_below) ** 0.5 * eps) / alpha_below ** 0.5. Then put noise back, at the other level.",
+    "alpha ** 0.5 * z_0 + (1 - alpha) ** 0.5 * eps"))
 def up(answer):
     """up(z, eps, alpha_below, alpha): one DDIM step from the level alpha_below to the noisier level alpha."""
     z, eps = numbers(1, 4, 16, 16), numbers(1, 4, 16, 16, seed=1)
@@ -26,7 +29,10 @@ def up(answer):
         require(near(there, wanted), f"up to {(there - wanted).abs().max():.3f} away from the formula")
 
 
-@exercise
+@exercise(hints=(
+    "Three things happen to z: guidance, the step, the comparison. Write one line for each.",
+    "The guided prediction is eps_u + w * (eps - eps_u), and step(z, guided) is where it leads.",
+    "The loss is (step(z, guided) - z_below).square().mean(), a tensor: no .item()."))
 def null_text_loss(answer):
     """null_text_loss(z, eps, eps_u, w, z_below, step): how far the guided step misses z_below, squared, on average."""
     z, eps, eps_u, z_below = (numbers(1, 4, 16, 16, seed=seed) for seed in range(4))
@@ -56,7 +62,9 @@ def null_text_loss(answer):
             "compare with z_below")
 
 
-@exercise
+@exercise(hints=(
+    "trajectory[0] is z_T, before step 0. Where is the trajectory after step i?",
+    "Only row 0 changes. z[:1] has the shape of trajectory[i + 1]; return z at the end."))
 def put_back(answer):
     """put_back(z, trajectory, i): z after step i, its row 0 back on the trajectory."""
     trajectory = numbers(6, 1, 4, 16, 16)                  # of 5 steps, z_T first

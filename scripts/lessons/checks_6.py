@@ -18,7 +18,10 @@ def near(a, b, tolerance=1e-4):
     return bool(((a - b).abs() <= tolerance * b.abs() + 1e-6).all())
 
 
-@exercise
+@exercise(hints=(
+    "If only token 3 changes, what happens to the sum of a row? And what must not change among the others?",
+    "Make a copy of M, double its column 3, and divide each row by its sum: the others keep their ratios.",
+    "M_hat / M_hat.sum(-1, keepdim=True), with an axis for the targets in front: [None]."))
 def double(answer):
     """double(M, M_star, t): token 3 weighs twice as much against every other token, and rows sum to 1."""
     for seed, sharp in ((0, 1.0), (1, 3.0)):               # in the second, some rows are nearly all of one token
@@ -40,7 +43,10 @@ def double(answer):
                                         f"{after / before:.2f} times")
 
 
-@exercise
+@exercise(hints=(
+    "Which axis of M (heads, height, width, tokens) goes from left to right?",
+    "M.flip(axis) turns one axis round; the heads are axis 0.",
+    "Lesson 6 moved the ball with all tokens, the padding too. And M_hat has an axis for the targets: [None]."))
 def mirror(answer):
     """mirror(M, M_star, t): the source's maps, left to right."""
     for size in ((8, 6), (4, 4)):
@@ -66,7 +72,9 @@ def mirror(answer):
                                 f"{(given - wanted).abs().max():.2f} away")
 
 
-@exercise
+@exercise(hints=(
+    "How much of M is in M_hat at t = 1, at 0.5, at 0? That number is t itself.",
+    "What is not M's share is M_star's: 1 - t. The sum has M_star's shape by itself."))
 def fade(answer):
     """fade(M, M_star, t): M at t = 1, M_star at t = 0, a straight line between."""
     for targets in (1, 3):

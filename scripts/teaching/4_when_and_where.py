@@ -20,7 +20,7 @@ import p2p_min as p2p
 from p2p_min.align import tokens_of, words
 from p2p_min.blend import thresholded
 from p2p_min.lessons import checks_4 as check
-from p2p_min.lessons.figures import claim, known, overlap, show, tokens
+from p2p_min.lessons.figures import known, overlap, show, tokens
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
 STEPS = int(os.environ.get("LESSON_STEPS", 20))                    # of the denoising
@@ -134,6 +134,8 @@ of_noise = kept.mean(0)[0]                         # what the shared noise keeps
 # (Four seeds, in the order of the table: 0.26, 0.49, 0.62, 0.69.)
 
 # %% teacher
+from p2p_min.lessons.figures import claim
+
 _, tenth, *_, most = kept.mean(0)
 claim("the overlap grows with the window", (np.diff(kept.mean(0)) > 0).all())
 claim("the first tenth adds more than all that follows", tenth - of_noise > most - tenth)

@@ -20,7 +20,7 @@ import p2p_min as p2p
 from p2p_min.ddim import alphas, inverse_step, step, timesteps
 from p2p_min.editing import decode
 from p2p_min.lessons import checks_5 as check
-from p2p_min.lessons.figures import claim, curves, known, picture, psnr, show
+from p2p_min.lessons.figures import curves, known, picture, psnr, show
 from p2p_min.networks.text import encode
 from p2p_min.pictures import to_tensor
 
@@ -73,6 +73,8 @@ show("5_vae", through.values(), [f"VAE alone: {x:.1f} dB" for x in best.values()
 # **Answer.** The VAE alone gives 27 to 33 dB. Expect no more of any inversion.
 
 # %% teacher
+from p2p_min.lessons.figures import claim
+
 claim("the VAE alone gives 25 to 35 dB", all(25 < x < 35 for x in best.values()))
 
 # %% [markdown]

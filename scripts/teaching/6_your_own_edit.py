@@ -19,7 +19,7 @@ import p2p_min as p2p
 from p2p_min.align import tokens_of, words
 from p2p_min.attention import attend
 from p2p_min.lessons import checks_6 as check
-from p2p_min.lessons.figures import claim, known, overlap, show
+from p2p_min.lessons.figures import known, overlap, show
 from p2p_min.networks.text import encode
 
 torch.set_num_threads(1)            # a small model gains little from more threads, and loses much
@@ -127,6 +127,8 @@ print(f"{own.sum():.0f} tokens of the second prompt keep their own maps")
 # pixels of a map, or its powers: there one needs it.
 
 # %% teacher
+from p2p_min.lessons.figures import claim
+
 claim("three tokens are new: “children drawing of”", own.sum() == 3)
 
 # %% [markdown]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-import examples
 import fits
 import full_size
 import originals
@@ -19,6 +18,7 @@ import p2p_min as p2p
 import paper
 import proof
 from conftest import UNET, VAE_
+from p2p_min.lessons import examples
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["a red car on the beach", "a blue boat on the beach"]

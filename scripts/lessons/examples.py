@@ -1,4 +1,7 @@
-"""The examples that paper.py draws: the paper's, as far as Stable Diffusion can, and the same for the toy's words."""
+"""The examples that scripts/paper.py and lesson 7 draw: the paper's, as far as Stable Diffusion can, and the same for
+the toy's words.
+"""
+from pathlib import Path
 from typing import NamedTuple
 
 import p2p_min as p2p
@@ -69,3 +72,12 @@ TOY = dict(
         Example("maps", "What the words attend to", "a red car next to a river", word="car"),
         Example("tau", "When injection ends", "a ball on the grass", ("a cake on the grass",), 0.6),
     ))
+
+
+def is_toy(model):
+    return Path(model.path).parts[-2:] == ("weights", "toy")
+
+
+def table_of(model):
+    """The table in the model's own words."""
+    return TOY if is_toy(model) else STABLE_DIFFUSION

@@ -73,8 +73,8 @@ def describe(name, model, side):
     print("  sizes of the maps:", ", ".join(f"{h} × {w}" for h, w in sizes))
     print(f"  {len(cross)} cross-attentions, and as many self-attentions; heads: {heads}")
     print(f"  the first is {cross[0]}")
-    print(f"  the largest self-attention map: {heads[0] * (sizes[0][0] * sizes[0][1]) ** 2 * 4 / 2 ** 20:,.1f}"
-          " MiB")
+    pixels = sizes[0][0] * sizes[0][1]
+    print(f"  the largest self-attention map: {heads[0] * pixels ** 2 * 4 / 2 ** 20:,.1f} MiB")
 
 
 for name, each in models.items():
@@ -97,7 +97,8 @@ expect_tokens = ""
 # %%
 def in_tokens(model, prompt):
     names = tokens(model.tokenizer, prompt)
-    of_words = ["+".join(names[i] for i in piece.tokens) for piece in words(model.tokenizer, prompt)]
+    of_words = ["+".join(names[i] for i in piece.tokens)
+                for piece in words(model.tokenizer, prompt)]
     print(f"{len(names):3} of {model.tokenizer.model_max_length}: {'  '.join(of_words)}")
 
 
@@ -311,12 +312,13 @@ example = examples["word_swap"]
 prompts = example.prompts[:2]
 cross = p2p.auto(model.tokenizer, prompts, example.cross)
 if active_is_right:
-    kinds = {"neither": (None, None), "cross": (cross, None), "self": (None, own), "both": (cross, own)}
+    kinds = {"neither": (None, None), "cross": (cross, None), "self": (None, own),
+             "both": (cross, own)}
     runs = {kind: timed(prompts, *edits) for kind, edits in kinds.items()}
     far = {kind: differs(*images) for kind, images in runs.items()}
     show("7_self", [runs["neither"][0], *(images[1] for images in runs.values())],
          [prompts[0], *(f"{kind}: {x:.1f}" for kind, x in far.items())])
-    print(f"{prompts[0]} → {prompts[1]}, mean difference from the source:",
+    print(" → ".join(prompts), "- mean difference from the source:",
           ", ".join(f"{kind} {x:.1f}" for kind, x in far.items()))
 
 # %% [markdown] teacher

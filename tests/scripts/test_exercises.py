@@ -113,13 +113,22 @@ def test_hints_come_one_by_one_and_are_counted(capsys):
     assert hard.asked == 2 and hard.hints == ("think", "think again") and hard(1)
 
 
-def test_a_wrong_answer_is_an_error_where_nbgrader_counts(monkeypatch):
-    from p2p_min.lessons.checks import NotRight
+def test_nbgrader_takes_a_wrong_answer_for_wrong(monkeypatch, capsys):
+    """It gives no points to a cell that writes to standard error, and all points to one that does not."""
+    import warnings
+
     from p2p_min.lessons.checks_1 import attention_map
+
+    def warns(Q, K):
+        warnings.warn("deprecated", stacklevel=1)
+        return torch.softmax(Q @ K.mT / Q.shape[-1] ** 0.5, dim=-1)
+
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
-    for answer in (stub, forgets):
-        with pytest.raises(NotRight, match="attention_map: not "):
-            attention_map(answer)
+    for answer, line in (stub, "not answered yet"), (forgets, "not yet: "):
+        assert not attention_map(answer)
+        out, err = capsys.readouterr()
+        assert not out and err.startswith(f"attention_map: {line}")
+    assert attention_map(warns) and capsys.readouterr() == ("attention_map: right\n", "")
 
 
 def test_the_error_of_an_answer_is_told_in_a_line(capsys):

@@ -28,10 +28,11 @@ from p2p_min.lessons import checks_7 as check
 from p2p_min.lessons.examples import STABLE_DIFFUSION, TOY, is_toy, table_of
 from p2p_min.lessons.figures import known, show, tokens
 
-MODEL = os.environ.get("LESSON_MODEL", "weights/toy")    # "stable-diffusion-v1-5/stable-diffusion-v1-5"
+# The small model; or "stable-diffusion-v1-5/stable-diffusion-v1-5", a folder, a .safetensors file.
+MODEL = os.environ.get("LESSON_MODEL", "weights/toy")
 DTYPE = None                                               # "float16" on a GPU: half of the memory
 SIZE = int(os.environ.get("LESSON_SIZE", 0)) or None       # of a side, in pixels; None: the model's
-STEPS = int(os.environ.get("LESSON_STEPS", 20))            # of the denoising; the paper's figures: 50
+STEPS = int(os.environ.get("LESSON_STEPS", 20))            # of the denoising; 50 are usual
 SEED = 0
 
 torch.set_num_threads(1 if MODEL == "weights/toy" else torch.get_num_threads())
@@ -235,7 +236,8 @@ if share_is_right:
 from p2p_min.lessons.figures import claim
 
 claim("the padding has most of the small model's attention, and the start token less than 1 %",
-      min(shares["small"]["padding"].values()) > 0.7 and max(shares["small"]["start"].values()) < 0.01)
+      min(shares["small"]["padding"].values()) > 0.7
+      and max(shares["small"]["start"].values()) < 0.01)
 
 # %% [markdown]
 # ## The three edits
@@ -283,7 +285,7 @@ for name in ("word_swap", "added_phrase", "reweighting"):
 def active(height, width, t):
     # height, width  of the self-attention map; 64 × 16 are as many pixels as 32 × 32
     # t              1 at pure noise, (N - i) / N at step i of N
-    # returns True in the first 40 % of the steps, in maps of at most 32 · 32 pixels; otherwise False
+    # returns True in the first 40 % of the steps, in maps of at most 32 · 32 pixels; else False
     ...
 
 
@@ -332,7 +334,8 @@ if active_is_right:
 
 # %% teacher
 claim("self-attention and cross-attention each keep something, and both most",
-      far["neither"] > max(far["cross"], far["self"]) > min(far["cross"], far["self"]) > far["both"])
+      far["neither"] > max(far["cross"], far["self"])
+      and far["both"] < min(far["cross"], far["self"]))
 
 # %% [markdown]
 # ## Which windows?
@@ -354,7 +357,8 @@ weights = sum(parameter.numel() * parameter.element_size() for part in
               (model.unet, model.vae, model.text_encoder, model.text_encoder_2) if part is not None
               for parameter in part.parameters()) / 2 ** 30
 print(f"weights: {weights:.2f} GiB, {str(model.dtype).removeprefix('torch.')} on {model.device}")
-print(f"a step, with what comes before and after it: {np.median(seconds):.2f} s (median of {len(seconds)} runs)")
+print(f"a step, with what comes before and after it: {np.median(seconds):.2f} s, median of",
+      f"{len(seconds)} runs")
 if model.device.type == "cuda":
     print(f"the most memory so far: {torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB")
 

@@ -10,13 +10,14 @@ if TYPE_CHECKING:                              # what editors complete; imported
     from .edits import auto, refine, replace, reweight, self_replace
     from .inversion import Inversion, invert
     from .maps import Recorder, explorer, word_sheet
+    from .maps.server import live
 
 warnings.filterwarnings("ignore", "IProgress not found")   # tqdm's, in notebooks without ipywidgets
 
-__all__ = ["Inversion", "LocalBlend", "Recorder", "auto", "explorer", "invert", "load", "prompt_to_prompt", "refine",
-           "replace", "reweight", "self_replace", "word_sheet"]
+__all__ = ["Inversion", "LocalBlend", "Recorder", "auto", "explorer", "invert", "live", "load",
+           "prompt_to_prompt", "refine", "replace", "reweight", "self_replace", "word_sheet"]
 __version__ = "0.1.0"
-MODULES = ("editing", "edits", "blend", "inversion", "checkpoints", "maps")           # which have them
+MODULES = ("editing", "edits", "blend", "inversion", "checkpoints", "maps.server", "maps")      # which have them
 
 
 def __getattr__(name):

@@ -1,5 +1,5 @@
 """A checkpoint as a `Model`: its tokenizer, networks and schedule, wherever it is stored."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ class Model:
     text_encoder_2: nn.Module | None = None                # SDXL's, which reads the same tokens, padded differently
     zeros_for_empty: bool = True                           # SDXL: an empty negative prompt is zeros
     about: str = ""                                        # what it was recognised as, and why; what is ignored
+    options: dict = field(default_factory=dict)            # how it was loaded: the arguments of `load`, path as model
 
     def __repr__(self):
         return f"Model({self.path!r} on {self.device}, {str(self.dtype).removeprefix('torch.')})"
@@ -61,6 +62,8 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     Returns a `Model`, in eval mode without gradients. Raises FileNotFoundError or ValueError, with a one-line message,
     for anything missing, unreadable or mismatched.
     """
+    options = dict(model=path, device=device, dtype=dtype, prediction=prediction, spacing=spacing, tokenizer=tokenizer,
+                   vae=vae)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -84,7 +87,7 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
         about.append(f"{side} × {side} pixels, see --height and --width")
     if vae is not None:
         about.append(f"with the VAE of {vae}")
-    model = Model(**parts | dict(path=str(path), about="; ".join(about)))
+    model = Model(**parts | dict(path=str(path), about="; ".join(about), options=options))
     # Its parts must fit each other, and its size must be one: else this raises ValueError.
     _ = model.size
     c, latent, second = model.unet.config, model.vae.config["latent_channels"], model.text_encoder_2

@@ -21,7 +21,7 @@ def run(args, command):
     """Serves a live page, or writes pictures and pages. Raises ValueError or OSError for anything the user can fix."""
     transformers.logging.set_verbosity_error()
     if args.live is not None:
-        return server.serve(load(args), {name: getattr(args, name) for name in LOAD}, args.live, args.first)
+        return server.serve(load(args), args.live, args.first)
     picture = None if args.image is None else read_picture(args.image)     # a wrong file is told before the model loads
     model = load(args)
     prompts, tokenizer = args.prompts, model.tokenizer

@@ -25,11 +25,18 @@ const EXAMPLES = (live.known.length ? [
     settings: {source: "a cat and a dog on a sofa", target: "a tiger and a wolf on a sofa", blend: ["tiger"], cross: [0, 0.8]}},
 ]).filter(({settings: {source, target}}) => !live.known.length
   || `${source} ${target}`.split(" ").every(word => live.known.includes(word)));
+let {token} = live;
 let settings = {...live.settings}, shownAnswer = null, request = null, pause, last = {control: null, at: 0};
 
 const field = name => document.querySelector(`[data-set="${name}"]`);
 const isSame = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 const two = number => Number(Number(number).toFixed(2));
+
+// A notebook's address gives the token once. The tab keeps it, for when the notebook loads its frame again.
+try {
+  if (token) sessionStorage[location.pathname] = token;
+  else token = sessionStorage[location.pathname];
+} catch { /* a browser may keep nothing in frames */ }
 
 // ---- settings ----
 
@@ -198,6 +205,12 @@ function said(text, value = 0, max = 1) {
   Object.assign($("progress"), {max, value});
 }
 
+async function post(what, body, signal) {
+  if (!token) throw new Error("this page was opened before; run its cell again");
+  // jupyter-server-proxy passes on what it takes for a stream as it comes, and all else in the end.
+  return fetch(what, {method: "POST", body, signal, headers: {"X-Token": token, Accept: "text/event-stream"}});
+}
+
 async function ask(what, body, hear) {
   // The last line of the answer; `hear` gets those before it. One request at a time: a newer one ends the one before.
   request?.abort();
@@ -205,7 +218,7 @@ async function ask(what, body, hear) {
   $("stop").disabled = false;
   clear();
   try {
-    const response = await fetch(what, {method: "POST", body, signal: mine.signal});
+    const response = await post(what, body, mine.signal);
     if (!response.ok) throw new Error(response.statusText);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "", message = null;
@@ -401,7 +414,11 @@ for (const box of document.querySelectorAll("[data-ends]")) {
     }}));
 }
 $("another").onclick = () => change("another", {seed: Math.floor(Math.random() * 2 ** 31)});
-$("stop").onclick = () => { request?.abort(); said("stopped"); };
+$("stop").onclick = () => {
+  request?.abort();
+  post("stop").catch(() => {});                            // which has ended then
+  said("stopped");
+};
 $("choose").onclick = () => $("file").click();
 $("file").onchange = () => { if ($("file").files[0]) take($("file").files[0]); $("file").value = ""; };
 $("no-picture").onclick = () => change("picture", {picture: null});

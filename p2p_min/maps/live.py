@@ -72,7 +72,7 @@ class Session:
     """
     def __init__(self, model, options):
         self.model = model
-        self.options = {name: value for name, value in options.items() if value is not None}
+        self.options = {name: str(x).removeprefix("torch.") for name, x in options.items() if x is not None}
         self.pictures, self.sources, self.plain, self.answers = (Cache() for _ in range(4))
         self.running, self.reading = threading.Lock(), threading.Lock()
         self.newest, self.is_closed = None, False
@@ -106,7 +106,7 @@ class Session:
         def report(said, steps, desc=None):
             """The steps, each told to the page before it begins: the `progress` of a run."""
             for number, step in enumerate(steps, 1):
-                if self.is_closed or self.newest is not request:
+                if self.is_closed or self.newest is not request or not threading.main_thread().is_alive():
                     raise Superseded
                 say(dict(said=said, step=number, of=len(steps)))
                 yield step

@@ -2,10 +2,12 @@
 
 It defends itself against other pages in the same browser (token, Host, Origin, policies), other users of the same
 computer (token), and broken pictures (few formats, a size). It trusts the person at the keyboard, who has the token.
+A notebook's address, which is saved and logged, has no token: a ticket gives it to the page, once, for its headers.
 """
 import hmac
 import json
 import os
+import re
 import secrets
 import select
 import socketserver
@@ -21,11 +23,11 @@ from .live import KINDS, SETTINGS, Session, Superseded
 from .page import POLICY, write_page
 
 LIVE_POLICY = f"{POLICY}; connect-src 'self'"
-HEADERS = {
-    "Content-Security-Policy": f"{LIVE_POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
-PATHS = dict(                                  # below the token, and of what type the answers are
-    GET={"": "text/html; charset=utf-8"}, POST=dict.fromkeys(("run", "page", "picture"), "application/x-ndjson"))
+HEADERS = {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+# Names of this computer only: others may lead here too, by somebody else's DNS. At any port: a tunnel may have another.
+LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
+PATHS = dict(GET={"": "text/html; charset=utf-8"},         # below the token, and of what type the answers are
+             POST=dict.fromkeys(("run", "page", "picture", "stop"), "application/x-ndjson"))
 LARGEST = 20_000_000                           # bytes of a request: of a picture
 
 
@@ -33,17 +35,38 @@ class Server(socketserver.ThreadingTCPServer):
     # Closing waits for the threads: torch aborts a process that ends while one of them still runs.
     daemon_threads = False
     allow_reuse_address = os.name != "nt"                  # on Windows, another process could bind the same port
+    newest = None                                          # that `live` made
 
-    def __init__(self, session, port=0, first=()):
-        """first: initial settings that differ from the defaults."""
-        self.session, self.token = session, secrets.token_urlsafe()
-        super().__init__(("127.0.0.1", port), Handler)     # which closes the server if the port is taken
-        names, port = ["127.0.0.1", "localhost"], self.server_address[1]
-        self.hosts = [f"{name}:{port}" for name in names] + names * (port == 80)       # which browsers leave out
-        self.address = f"http://{self.hosts[0]}/{self.token}/"
+    def __init__(self, session, port=0, first=(), proxy=None):
+        """first, proxy: as of `live`. Raises ValueError if the port is taken."""
+        self.session, self.token, self.tickets = session, secrets.token_urlsafe(), {}
+        try:
+            super().__init__(("127.0.0.1", port), Handler)
+        except OSError as error:
+            raise ValueError(f"port {port} is not available: {error.strerror or error}") from None
+        port = self.server_address[1]
+        self.path = f"{proxy.rstrip('/')}/{port}" if proxy else ""
+        self.address = f"{self.path or f'http://127.0.0.1:{port}'}/{self.token}/"
+        # Which origins may frame it: behind a proxy its own; else VS Code's, and those of this user's Jupyter servers.
+        paths = sys.modules.get("jupyter_core.paths")      # where these write down their ports; a kernel has it
+        files = Path(paths.jupyter_runtime_dir()).glob("*server-*.json") if paths else []
+        ports = [json.loads(file.read_text())["port"] for file in files]
+        local = [f"http://localhost:{port} http://127.0.0.1:{port}" for port in ports]
+        self.ancestors = "'self'" if proxy else " ".join(["vscode-webview: vscode-file:", *local])
         live = dict(settings=SETTINGS | dict(first), kinds=list(KINDS), methods=METHODS, layers=session.layers,
-                    known=session.known, largest=LARGEST)
+                    known=session.known, largest=LARGEST, token=self.token)
         self.page = write_page(dict(live=live), LIVE_POLICY, ("page.js", "live.js"))
+
+    def close(self):
+        self.session.is_closed = True
+        self.shutdown()
+        self.server_close()
+
+    def _repr_html_(self):
+        ticket = secrets.token_urlsafe()
+        self.tickets[ticket] = iter([self.token])
+        return (f'<iframe src="{self.address.replace(self.token, ticket)}" title="p2p_min" allow="clipboard-write" '
+                'style="width: 100%; height: 900px; border: 0"></iframe><p>If this stays empty: help(p2p.live)</p>')
 
     def handle_error(self, request, client):               # a broken connection is ignored
         pass
@@ -63,23 +86,31 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(413)                    # Content Too Large; the page itself says so before
         # It is read before any other answer, which unread input would take back as the connection closes.
         body = self.rfile.read(length)
-        if host not in server.hosts or self.headers["Origin"] not in (None, f"http://{host}"):
+        is_here = LOCAL.fullmatch(host or "") or server.path and self.headers["X-ProxyContextPath"] == server.path
+        if not is_here or self.headers["Origin"] not in (None, f"http://{host}", f"https://{host}"):
             return self.send_error(403, "another host or origin")
-        if not hmac.compare_digest(token.encode(), server.token.encode()):
+        is_frame, given = what == "" and token in server.tickets, self.headers["X-Token"] or token
+        if not is_frame and not hmac.compare_digest(given.encode(), server.token.encode()):
             return self.send_error(403, "another token")
         if what not in PATHS[self.command]:
             return self.send_error(404)
         self.send_response_only(200)
-        for header in {"Content-Type": PATHS[self.command][what], **HEADERS}.items():
+        ancestors = server.ancestors if is_frame else "'none'"
+        policy = f"{LIVE_POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}"
+        for header in {"Content-Type": PATHS[self.command][what], "Content-Security-Policy": policy, **HEADERS}.items():
             self.send_header(*header)
         self.end_headers()
-        self.wfile.write(server.page.encode()) if what == "" else self.answer(what, body)
+        page = server.page.replace(server.token, next(server.tickets[token], "")) if is_frame else server.page
+        self.wfile.write(page.encode()) if what == "" else self.answer(what, body)
 
     do_GET = do_POST
 
     def answer(self, what, body):
         """Lines of JSON: of each step of a run, then of what it gave."""
         session = self.server.session
+        if what == "stop":                                 # a proxy does not tell that nobody waits any more
+            session.newest = None
+            return
         try:
             message = session.keep_picture(body) if what == "picture" else session.answer(json.loads(body), self.say)
             if what == "page":
@@ -98,18 +129,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(message).encode() + b"\n")
 
 
-def serve(model, options, port=0, first=()):
+def serve(model, port=0, first=()):
     """Prints the page's address, opens it, and serves until Ctrl-C. Raises ValueError if the port is taken."""
-    session = Session(model, options)
-    try:
-        server = Server(session, port, first)
-    except OSError as error:
-        raise ValueError(f"port {port} is not available: {error.strerror or error}") from None
+    server = Server(Session(model, model.options), port, first)
     print(f"{server.address}\n(only this computer can open it; Ctrl-C ends it)", flush=True)
-    # All users can read the browser's command line: on it is only a private file that leads to the address.
+    # All users can read the browser's command line: on it is only a file in a private folder that leads to the address.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "p2p.html")
-        file.touch(0o600)
         file.write_text(f'<meta http-equiv="refresh" content="0; url={server.address}">')
         # Without a window system, webbrowser would start a browser in the terminal.
         if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & os.environ.keys():
@@ -117,5 +143,21 @@ def serve(model, options, port=0, first=()):
         try:
             server.serve_forever()
         finally:
-            session.is_closed = True
-            server.server_close()
+            server.close()
+
+
+def live(model, port=0, *, first=None, proxy=None):
+    """The live page in a notebook: the last line of a cell, `p2p.live(model)`. It closes the one before it.
+
+    first   initial settings that differ from the defaults, by their names in `SETTINGS`: dict(source="a red car")
+    proxy   if the browser is on another computer, the path of the notebook's jupyter-server-proxy, "/proxy/"; None: a
+            JupyterHub's. Without, the browser asks http://127.0.0.1:port, where a tunnel may begin
+    Returns the server: `address` is for a tab of its own, `close()` ends it. Raises ValueError if the port is taken.
+    """
+    if Server.newest:
+        Server.newest.close()
+    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+    proxy = f"{hub}proxy" if hub and proxy is None else proxy
+    Server.newest = server = Server(Session(model, model.options), port, first or {}, proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

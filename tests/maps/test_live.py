@@ -72,7 +72,7 @@ def gate():
 def request(server, method="POST", path="run", body=b"{}", token=None, **headers):
     """(status, headers, body) of one request; headers by name, None: without it."""
     connection = http.client.HTTPConnection(*server.socket.getsockname(), timeout=30)
-    usual = {"Host": server.hosts[0], "Content-Length": str(len(body))}
+    usual = {"Host": "127.0.0.1:%d" % server.server_address[1], "Content-Length": str(len(body))}
     usual |= {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         connection.putrequest(method, f"/{server.token if token is None else token}/{path}", skip_host=True,
@@ -131,12 +131,17 @@ REFUSED = {
     "the page without the token": (403, dict(method="GET", token="", path="")),
     "with the token as a query": (403, dict(token="?token=x")),
     "of another host": (403, dict(Host="evil.example")),
-    "of this host at another port": (403, dict(Host="127.0.0.1:1")),
+    "of a host that begins like this one": (403, dict(Host="localhost.evil.example")),
+    "of a host that ends like this one": (403, dict(Host="evil.example:80@localhost")),
+    "of a host that is a part of this one": (403, dict(Host="127.0.0.1:80x")),
+    "of another address of this computer": (403, dict(Host="0.0.0.0")),
     "without a host": (403, dict(Host=None)),
     "the page of another host": (403, dict(method="GET", path="", Host="evil.example")),
     "of another origin": (403, dict(Origin="https://evil.example")),
     "of the origin null": (403, dict(Origin="null")),
-    "of this origin by https": (403, dict(Origin="https://127.0.0.1")),
+    "of the origin of another port": (403, dict(Origin="http://127.0.0.1:1")),
+    "of the origin of another of its names": (403, dict(Host="localhost:9000", Origin="http://127.0.0.1:9000")),
+    "of a host behind a proxy, without one": (403, dict(Host="hub.example", X_ProxyContextPath="")),
     "too large by its length": (413, dict(body=b"", Content_Length=str(LARGEST + 1))),
     "of a length below zero": (413, dict(body=b"", Content_Length="-1")),
     "to another path": (404, dict(path="etc/passwd")),
@@ -166,19 +171,13 @@ def test_the_page_may_ask_only_its_server_and_tells_nobody_its_address(gate):
         assert other.token != gate.token and len(gate.token) >= 43
 
 
-def test_at_port_80_the_address_works_as_browsers_ask_for_it(gate, monkeypatch):
-    """They leave out the port in Host and Origin; at any other port they do not."""
-    bind = Server.server_bind
-
-    def bind_elsewhere(server):                            # only root may take port 80
-        bind(server)
-        server.server_address = "127.0.0.1", 80
-    monkeypatch.setattr(Server, "server_bind", bind_elsewhere)
-    with serving(gate.session) as server:
-        assert server.address == f"http://127.0.0.1:80/{server.token}/"
-        for host in ("127.0.0.1", "localhost", "127.0.0.1:80"):
-            assert request(server, "GET", "", Host=host, Origin=f"http://{host}")[0] == 200
-    assert request(gate, "GET", "", Host="127.0.0.1")[0] == 403
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+@pytest.mark.parametrize("port", ["", ":9000"])
+def test_a_tunnel_may_have_another_port(gate, host, port):
+    """`ssh -L 9000:localhost:41234`; browsers leave out port 80. The origin must be that same host."""
+    for scheme in ("http", "https"):
+        assert request(gate, "GET", "", Host=host + port, Origin=f"{scheme}://{host}{port}")[0] == 200
+        assert request(gate, "GET", "", Host=host + port, Origin=f"{scheme}://{host}:9001")[0] == 403
 
 
 @pytest.mark.parametrize("sent", [b"", b"\0" * 100, b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00"])
@@ -463,17 +462,18 @@ def test_the_prompts_of_the_command_line_are_the_first(monkeypatch, folder, prom
     monkeypatch.setattr(serving_room, "serve", lambda *args: asked.append(args))
     for arguments in ([*prompts, "--live"], ["--live", "8000", *prompts]):
         assert main([*arguments, "--model", str(folder), "--dtype", "float32", "--device", "cpu"]) == 0
-    assert [args[2:] for args in asked] == [(0, first), (8000, first)]
-    assert asked[0][1] == OPTIONS | dict(model=str(folder), dtype="float32", device="cpu")
+    assert [args[1:] for args in asked] == [(0, first), (8000, first)]
+    assert asked[0][0].options == OPTIONS | dict(model=str(folder), dtype="float32", device="cpu")
 
 
 def test_ctrl_c_ends_it_cleanly(folder, tmp_path):
     """In the middle of a run: status 130, no traceback. What the browser was told, all users can read (ps): it is a
-    private file, which leads to the address and is gone in the end."""
+    file in a private folder, which leads to the address and is gone in the end."""
     told, browser = tmp_path / "told", tmp_path / "browser"
     browser.write_text(f"#!{sys.executable}\nimport json, os, sys\nfrom urllib.request import url2pathname\n"
                        "path = url2pathname(sys.argv[1].removeprefix('file://'))\n"
-                       f"json.dump([sys.argv[1], path, os.stat(path).st_mode, open(path).read()], open('{told}', 'w'))")
+                       "mode = os.stat(os.path.dirname(path)).st_mode\n"
+                       f"json.dump([sys.argv[1], path, mode, open(path).read()], open('{told}', 'w'))")
     browser.chmod(0o700)
     code = f"import signal, sys; signal.signal(2, signal.default_int_handler); from p2p_min.__main__ import main; " \
            f"sys.exit(main(['--live', '0', '--model', {str(folder)!r}, '--device', 'cpu']))"
@@ -488,7 +488,7 @@ def test_ctrl_c_ends_it_cleanly(folder, tmp_path):
         assert "said" in json.loads(connection.getresponse().readline())
         wait_until(lambda: told.is_file() and told.read_text().endswith("]"), 30)
         url, file, mode, text = json.loads(told.read_text())
-        assert token not in url and mode & 0o777 == 0o600 and f"url={address}" in text
+        assert token not in url and mode & 0o777 == 0o700 and f"url={address}" in text
         half = socket.create_connection(("127.0.0.1", int(host.split(":")[1])))
         half.sendall(b"POST / HTTP/1.1\r\nHo")              # a request that never comes whole does not hold it up
         began = time.monotonic()

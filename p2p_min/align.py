@@ -9,11 +9,17 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
 
 from .networks.text import spans
 
-JOINTS = "'’-\u2011\u200c"                                # also the non-breaking hyphen, the zero-width non-joiner
-NO_SPACES = ("CJK ", "HIRAGANA ", "KATAKANA", "HALFWIDTH KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
+# A word: letters, digits and marks, which apostrophes or hyphens may join (also the non-breaking hyphen, and Persian's
+# zero-width joint); one letter of a script without spaces; or symbols with what joins and colours them.
+NO_SPACES = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー"
+LETTERS, JOINT = rf"[[\p{{L}}&&[^{NO_SPACES}]]\p{{N}}\p{{M}}]+", r"['’\-\u2011\u200c]"
+SYMBOLS = r"\p{So}[\p{So}\p{M}🏻-🏿[\p{Cf}&&[^\u200c]]]*"
+WORD = Regex(rf"{LETTERS}(?:{JOINT}{LETTERS})*|[[{NO_SPACES}]&&\p{{L}}]\p{{M}}*|{SYMBOLS}")
 
 
 class Piece(NamedTuple):
@@ -32,32 +38,9 @@ class Alignment(NamedTuple):
 
 
 def find_words(text):
-    """(start, end, word) of each word of a text: letters, marks and digits, which apostrophes or hyphens may join;
-    symbols, such as emoji, without a space between them; one character of a script that has no spaces.
-    """
-    classes = "".join(map(letter_class, text))
-    for match in re.finditer("[wm]+(?:-[wm]+)*|cm*|s[smj]*", classes):
-        yield match.start(), match.end(), normal_form(text[match.start():match.end()])
-
-
-def letter_class(letter):
-    """One letter for the class of a character:
-
-        w  part of a word: a letter or digit        j  joins or colours symbols
-        m  a mark, such as an accent                -  joins words: an apostrophe, a hyphen, Persian's zero-width joint
-        s  a symbol, such as an emoji               c  a word by itself, in a script without spaces
-           (a space: anything else)
-    """
-    category = unicodedata.category(letter)
-    if letter in JOINTS:
-        return "-"
-    if category == "So":
-        return "s"
-    if category == "Cf" or "🏻" <= letter <= "🏿":
-        return "j"
-    if category[0] == "L" and unicodedata.name(letter, "").startswith(NO_SPACES):
-        return "c"
-    return dict(L="w", N="w", M="m").get(category[0], " ")
+    """(start, end, word) of each word of a text."""
+    for _, (start, end) in Split(WORD, "removed", invert=True).pre_tokenize_str(text):
+        yield start, end, normal_form(text[start:end])
 
 
 def normal_form(word):

@@ -67,7 +67,6 @@ def check_functions(prompts, guidance, **functions):
     for name, argument in functions.items():
         is_by_prefix = isinstance(argument, dict) and name in ("cross_edit", "self_edit")
         each_of = argument if is_by_prefix else {"": argument}
-        must(all(isinstance(prefix, str) for prefix in each_of), f"prefixes of {name}", "text", list(each_of))
         for each in each_of.values():
             method = dict(blend="begin", recorder="look", sampler="", watch="").get(name, "attend")
             is_recorder = hasattr(each, "predictions")

@@ -63,17 +63,17 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     steps       number of DDIM steps
     guidance    w in eps_u + w (eps_c - eps_u); 1 is the conditional prediction alone, and halves the work; or a
                 function (eps_c, eps_u, t) -> eps of the rows that get guidance, fp32 (v, if the model predicts v)
-    seed        of the noise, which is drawn on the CPU, so that a seed gives the same noise on every device
+    seed        of the noise, drawn on the CPU: the same noise on every device
     height, width   of the pictures, in pixels; None: the model's own size
     latents     the noise itself, (1, 4, height/f, width/f) shared, or one per prompt; None: from the seed
-    inversion   of a picture, from `invert`, or a Result of an earlier run: the source is that picture, and the first
-                prompt must be its prompt. `steps` must be its number of steps; `seed` is not used
-    context     in place of the encoded prompts: a `networks.text.Context` with a row for each, as `encode` makes it.
-                With an inversion, its first row must be what the picture was inverted with: the encoded prompt
+    inversion   of a picture, from `invert`, or a Result of an earlier run: the source is that picture, the first prompt
+                its prompt, `steps` its number of steps; `seed` is not used
+    context     in place of the encoded prompts: a `networks.text.Context` with a row for each, as `encode` makes it;
+                with an inversion, the first row is the encoded prompt
     edit_unconditional  whether the edits also see the unconditional rows, in a second call at the same t: row 0 is the
                 source's, the others are the targets'. Blends and recorders do not see them
-    sampler     a function in place of `ddim.step`, with its arguments, over all rows: sampler(schedule, z_t, output,
-                times, i) -> z_{t-1}, where output is the guided prediction. Direct inversion resets row 0 after it
+    sampler     in place of `ddim.step`, over all rows: sampler(schedule, z_t, output, times, i) -> z_{t-1}; output is
+                the guided prediction. Direct inversion resets row 0 after it
     recorder    a `Recorder`, which keeps the maps and each step's prediction, and changes nothing
     watch       watch(z_0, t) is called with each step's prediction, before the blend; z_0 is like `Result.latents`
     progress    whether to show a progress bar on standard error; or a function (steps, desc) -> steps, like tqdm

@@ -55,17 +55,15 @@ class Inversion:
 
     def __post_init__(self):
         check_settings(self.method, self.prompt, self.guidance)
-        z, states, pooled = self.latents, self.unconditional, self.pooled
-        must(are_finite(z, 5) and len(z) > 1 and z.shape[1] == 1, "latents of an inversion",
-             "finite float32 numbers, (steps + 1, 1, channels, height, width)", z)
+        must(are_finite(self.latents, 5) and self.steps and self.latents.shape[1] == 1, "latents of an inversion",
+             "finite float32 numbers, (steps + 1, 1, channels, height, width)", self.latents)
         # Only two methods have embeddings of their own, and cannot do without; null-text can at guidance 1.
-        has_some = self.method in ("negative-prompt", "null-text")
+        states, has_some = self.unconditional, self.method in ("negative-prompt", "null-text")
         if has_some and not (states is None and self.method == "null-text" and self.guidance == 1):
             must(are_finite(states, 4) and len(states) == self.steps, f"unconditional of {self.method}",
                  f"finite float32 numbers, ({self.steps} steps, 1, tokens, width)", states)
-            must(pooled is None or are_finite(pooled, 2), "pooled", "finite float32 numbers, (1, width)", pooled)
         else:
-            must(states is pooled is None, f"unconditional and pooled of {self.method}", "None", states)
+            must(states is self.pooled is None, f"unconditional and pooled of {self.method}", "None", states)
 
     def __repr__(self):
         return f"Inversion({self.prompt!r}, {self.method}, {self.steps} steps)"

@@ -1,5 +1,7 @@
 """The lessons: each runs as a script, on few steps, from any folder; and its notebook says the same and was run."""
+import dis
 import errno
+import importlib
 import json
 import re
 import subprocess
@@ -10,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from make_notebooks import LARGEST, SOURCES, STUDENTS, cells_of, script, students, teachers
+import make_notebooks
+from make_notebooks import LARGEST, SOURCES, STUDENTS, answered, cells_of, definitions, make, script, students, teachers
 from p2p_min.lessons import figures
 from p2p_min.lessons.__main__ import main as copy_lessons
+from p2p_min.lessons.checks import is_left_alone
 
 LESSONS = sorted(SOURCES.glob("[0-9]_*.py"))
 
@@ -93,6 +97,163 @@ def test_a_teachers_notebook_was_run(lesson):
     assert len(shown) >= max(2, len(drawn))
 
 
+@each_lesson
+def test_the_students_notebook_holds_no_answer(lesson):
+    """No cell of the teachers', no solution, no prediction, no output but what is a question."""
+    text = (STUDENTS / f"{lesson.stem}.ipynb").read_text(encoding="utf-8")
+    its = {cell["id"]: cell for cell in json.loads(text)["cells"]}
+    whole = "\n\n".join("".join(cell["source"]) for cell in its.values())
+    solutions = definitions((SOURCES / "solutions" / f"lesson_{lesson.name[0]}.py").read_text(encoding="utf-8"))
+    cells = cells_of(lesson)
+    for cell in cells:
+        if cell.role == "teacher":
+            assert cell.id not in its and cell.text not in whole
+        elif cell.kind == "code" and cell.role != "shown":
+            assert not its[cell.id]["outputs"] and its[cell.id]["execution_count"] is None
+        if cell.role == "exercise":
+            body = solutions[cell.name].partition("\n")[2]
+            assert body.strip() and body not in whole, f"{cell.name}: its solution is in another cell"
+            exec(compile(definitions(cell.text)[cell.name], cell.id, "exec"), made := {})
+            assert is_left_alone(made[cell.name]), f"{cell.name} is not left to the student"
+        if cell.role == "predict":
+            assert cell.text == f'{cell.name} = ""'
+    assert sum(cell.role == "exercise" for cell in cells) >= 2 and any(cell.role == "predict" for cell in cells)
+
+
+@each_lesson
+def test_what_is_graded_stays_as_the_student_wrote_it(lesson):
+    """No other cell gives its name to something else. And every exercise and prediction is answered for teachers."""
+    cells = [cell for cell in cells_of(lesson) if cell.kind == "code"]
+    graded = {cell.name for cell in cells if cell.role in ("exercise", "predict")}
+    assert len(graded) == sum(cell.role in ("exercise", "predict") for cell in cells)
+    for cell in cells:
+        stored = {each.argval for each in dis.get_instructions(compile(cell.text, cell.id, "exec"))
+                  if each.opname in ("STORE_NAME", "STORE_GLOBAL", "DELETE_NAME")}
+        assert not stored & graded - {cell.name}
+    for cell, filled in zip(cells_of(lesson), answered(lesson, cells_of(lesson))):
+        assert (cell.text != filled.text) is (cell.role in ("exercise", "predict")), cell.name
+
+
+@each_lesson
+def test_exercises_have_points_and_hints(lesson):
+    checks = importlib.import_module(f"p2p_min.lessons.checks_{lesson.name[0]}")
+    for cell in cells_of(lesson):
+        if cell.role == "exercise":
+            assert cell.points and len(getattr(checks, cell.name).hints) >= 2, cell.name
+
+
+# ---- the markers -----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def source(tmp_path):
+    """Writes a source of lesson 9 and its solutions."""
+    (tmp_path / "solutions").mkdir()
+
+    def made(text, solutions="def share(a):\n    return a / 2\n\n\nexpected = 'a half'\n"):
+        (tmp_path / "solutions" / "lesson_9.py").write_text(solutions)
+        (tmp_path / "9_share.py").write_text(text)
+        return tmp_path / "9_share.py"
+    return made
+
+
+WHOLE = """# %% [markdown]
+# # 9. Share
+
+# %% predict expected
+expected = ""
+
+# %% exercise share 3
+HALF = 2
+
+
+def share(a):
+    # a: a number
+    ...
+
+# %% check share
+right = check.share(share)
+
+# %% [markdown] teacher
+# **Answer.** A half.
+
+# %% teacher
+print("for teachers")
+
+# %% shown
+print("a question")
+
+# %%
+print("an answer")
+"""
+
+
+def test_two_sets_are_made_of_a_source(source):
+    path = source(WHOLE)
+    outputs = {f"cell-{n}": [dict(output_type="stream", name="stdout", text=[str(n)])] for n in range(1, 9)}
+    student, teacher = students(path, outputs)["cells"][1:], teachers(path)["cells"][1:]
+    assert [cell["source"] for cell in student] == [
+        "# 9. Share", 'expected = ""', "HALF = 2\n\n\ndef share(a):\n    # a: a number\n    ...",
+        "right = check.share(share)", 'print("a question")', 'print("an answer")']
+    assert [cell["source"] for cell in teacher] == [
+        "# 9. Share", "expected = 'a half'", "HALF = 2\n\n\ndef share(a):\n    return a / 2",
+        "right = check.share(share)", "**Answer.** A half.", 'print("for teachers")', 'print("a question")',
+        'print("an answer")']
+    assert [cell.get("outputs") for cell in student] == [None, [], [], [], outputs["cell-7"], []]
+    assert "def share(a):\n    return a / 2" in script(path) and "for teachers" in script(path)
+
+
+def test_nbgrader_finds_what_is_graded(source):
+    """Exercises are solutions, checks are tests with the points, predictions are both and graded by hand."""
+    cells = students(source(WHOLE))["cells"]
+    graded = {its["grade_id"]: its for cell in cells if (its := cell["metadata"].get("nbgrader"))}
+    assert graded == {
+        "expected": dict(grade=True, grade_id="expected", locked=False, schema_version=3, solution=True, task=False,
+                         points=1),
+        "share": dict(grade=False, grade_id="share", locked=False, schema_version=3, solution=True, task=False),
+        "check_share": dict(grade=True, grade_id="check_share", locked=True, schema_version=3, solution=False,
+                            task=False, points=3)}
+    assert not any(cell["metadata"] for cell in teachers(source(WHOLE))["cells"])
+
+
+@pytest.mark.parametrize("old, new, words", [
+    ("# %% teacher", "# %% teachers", "unknown kind of cell: # %% teachers"),
+    ("# %% [markdown] teacher", "# %% [markdown] shown", "unknown kind of cell"),
+    ("# %% exercise share 3", "# %% exercise share", "unknown kind of cell"),
+    ("# %% check share", "# %%", "share needs one exercise and one check; it has 1 and 0"),
+    ("# %% check share", "# %% check shares", "needs one exercise and one check"),
+    ("def share", "def shares", "the cell of exercise share does not define it")])
+def test_a_source_with_another_marker_is_refused(source, old, new, words):
+    with pytest.raises(ValueError, match=words):
+        teachers(source(WHOLE.replace(old, new)))
+
+
+def test_an_exercise_without_a_solution_is_refused(source):
+    with pytest.raises(ValueError, match="has no answer share"):
+        teachers(source(WHOLE, solutions=""))
+
+
+def test_outputs_stay_where_only_prose_has_changed(source, monkeypatch, tmp_path):
+    monkeypatch.setattr(make_notebooks, "SOURCES", tmp_path)
+    monkeypatch.setattr(make_notebooks, "STUDENTS", tmp_path / "students")
+    (tmp_path / "students").mkdir()
+
+    def outputs(folder):
+        cells = json.loads((folder / "9_share.ipynb").read_text(encoding="utf-8"))["cells"]
+        return [cell["outputs"] for cell in cells if cell["cell_type"] == "code" and cell["outputs"]]
+
+    def run(made):
+        for cell in made["cells"]:
+            cell |= dict(outputs=["seen"], execution_count=1) if cell["cell_type"] == "code" else {}
+        return made
+    monkeypatch.setattr(make_notebooks, "executed", run)
+    make(source(WHOLE))
+    assert (outputs(tmp_path), outputs(tmp_path / "students")) == (6 * [["seen"]], [["seen"]])
+    make(source(WHOLE.replace("A half.", "The half.")), run=False)
+    assert (outputs(tmp_path), outputs(tmp_path / "students")) == (6 * [["seen"]], [["seen"]])
+    make(source(WHOLE.replace("a question", "a riddle")), run=False)
+    assert (outputs(tmp_path), outputs(tmp_path / "students")) == ([], [])
+
+
 # ---- python -m p2p_min.lessons -------------------------------------------------------------------------------------
 
 NOTEBOOKS = [lesson.with_suffix(".ipynb").name for lesson in LESSONS]
@@ -114,6 +275,31 @@ def test_the_notebooks_can_be_copied_and_answers_are_left_alone(tmp_path):
     (folder / NOTEBOOKS[1]).unlink()
     assert copy_lessons([str(folder)]) == 0 and names(folder) == NOTEBOOKS
     assert (folder / NOTEBOOKS[0]).read_text() == "my answers"
+
+
+def test_the_teachers_set_has_answers_key_rubric_and_exam(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert copy_lessons(["--teacher"]) == 0
+    folder = tmp_path / "p2p_min_teaching"
+    solutions = [f"lesson_{name[0]}.py" for name in NOTEBOOKS]
+    assert names(folder) == sorted([*NOTEBOOKS, "README.md", "nbgrader_config.py", "solutions"])
+    assert names(folder / "solutions") == solutions
+    for name in NOTEBOOKS:
+        assert (folder / name).read_bytes() == (SOURCES / name).read_bytes()
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for heading in ("Plans", "Hand-ins", "Points and rubric", "The assignments, and what to expect", "Exam questions"):
+        assert f"\n## {heading}" in text
+    (folder / "README.md").write_text("my notes")
+    assert copy_lessons(["--teacher"]) == 0 and (folder / "README.md").read_text() == "my notes"
+
+
+def test_the_students_page_has_no_answers():
+    """Not those of the key, and not those of the exam."""
+    student, teacher = (folder.joinpath("README.md").read_text(encoding="utf-8") for folder in (STUDENTS, SOURCES))
+    assert "Exam" not in student and "what to expect" not in student
+    key = teacher.partition("what to expect")[2].partition("## To change")[0]
+    sentences = [each for each in re.split(r"[.?!*]\s", " ".join(key.split())) if len(each) > 40]
+    assert len(sentences) > 30 and not [each for each in sentences if each in " ".join(student.split())]
 
 
 def test_help_is_no_folder(tmp_path, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from make_notebooks import LARGEST, SOURCES, STUDENTS, answered, cells_of, defin
 from p2p_min.lessons import figures
 from p2p_min.lessons.__main__ import main as copy_lessons
 from p2p_min.lessons.checks import is_left_alone
+from p2p_min.teaching.grade import lessons_in
 
 LESSONS = sorted(SOURCES.glob("[0-9]_*.py"))
 
@@ -287,10 +288,17 @@ def test_the_teachers_set_has_answers_key_rubric_and_exam(tmp_path, monkeypatch,
     for name in NOTEBOOKS:
         assert (folder / name).read_bytes() == (SOURCES / name).read_bytes()
     text = (folder / "README.md").read_text(encoding="utf-8")
-    for heading in ("Plans", "Hand-ins", "Points and rubric", "The assignments, and what to expect", "Exam questions"):
+    for heading in ("Plans", "Hand-ins", "Points and rubric", "Assignments, and what to expect", "Exam questions"):
         assert f"\n## {heading}" in text
     (folder / "README.md").write_text("my notes")
     assert copy_lessons(["--teacher"]) == 0 and (folder / "README.md").read_text() == "my notes"
+
+
+def test_the_points_of_the_rubric_are_those_of_the_notebooks():
+    text = (SOURCES / "README.md").read_text(encoding="utf-8")
+    for kind in "exercises", "predictions":
+        row = re.search(rf"(?m)^\| {kind} \|(.*)\|$", text)[1].split("|")
+        assert list(map(int, row)) == [sum(its[kind].values()) for its in lessons_in(STUDENTS).values()]
 
 
 def test_the_students_page_has_no_answers():

@@ -132,9 +132,14 @@ def known(model, *prompts):
     """
     unknown = unknown_words(model.tokenizer, *prompts)
     if unknown:
-        print(f"The model does not know: {', '.join(unknown)}. Its words: "
-              f"{', '.join(sorted(model.tokenizer.init_kwargs['known_words']))}.")
+        print(f"The model does not know: {', '.join(unknown)}.")
+        if not TOLD:                                       # once is enough, for so long a list
+            print("It knows:", ", ".join(sorted(model.tokenizer.init_kwargs["known_words"])))
+        TOLD.update(unknown)
     return not unknown
+
+
+TOLD = set()
 
 
 def claim(sentence, holds):

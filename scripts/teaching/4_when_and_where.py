@@ -31,14 +31,11 @@ P, P_star = "a red cat", "a blue cat"
 settings = dict(steps=STEPS, guidance=5.0)
 
 
-known(model, P, P_star)
-
-
 def each(edits, prompts=None):
     """One Edit for many targets, each of which has an edit of its own.
 
-    With the two prompts, M is aligned first, as in lesson 3: column j is that of the source's word
-    for token j of the target. (For prompts like these, with words of one token, it was so before.)
+    With the two prompts, M is aligned first, as in lesson 3: column j of the M that an edit gets is
+    the map of the source's word for token j of the target.
     """
     align = p2p.auto(model.tokenizer, prompts, 1.0) if prompts else lambda M, own, t: M[None]
     return lambda M, M_star, t: torch.cat([edit(align(M, own, t)[0], own, t)
@@ -340,6 +337,7 @@ if 0 < red.sum() < len(red):
 else:
     show("4_self_map", [beach], [P])
     print("Nothing is red in this picture: take a prompt with a red thing.")
+    of_thing = of_ground = float("nan")
 
 # %% [markdown] teacher
 # **Answer.** What belongs together: pixels of the cat look at the cat, other pixels look past it.

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import full_size
 import make_notebooks
 from make_notebooks import LARGEST, SOURCES, STUDENTS, answered, cells_of, definitions, make, script, students, teachers
 from p2p_min.lessons import figures
@@ -24,16 +25,21 @@ LESSONS = sorted(SOURCES.glob("[0-9]_*.py"))
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
 
 
-def run(lesson, folder, monkeypatch):
-    """Its own asserts hold, and each figure is a picture."""
+def run(lesson, folder, monkeypatch, text=None, changes=()):
+    """Its own asserts hold, and each figure is a picture. Returns what the cells leave in their namespace."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(figures, "FOLDER", folder / "figures")
-    exec(compile(script(lesson), str(lesson), "exec"), {"__name__": "__main__"})
+    text, names = text or script(lesson), {"__name__": "__main__"}
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    exec(compile(text, str(lesson), "exec"), names)
     pictures = sorted(folder.glob("figures/*.png"))
     assert len(pictures) >= 2
     for path in pictures:
         with Image.open(path) as picture:
             assert min(picture.size) > 64 and max(picture.size) < 2000, f"{path.name} is {picture.size}"
+    return names
 
 
 @each_lesson
@@ -51,9 +57,94 @@ def test_a_lesson_runs_and_draws(lesson, tmp_path, monkeypatch):
 
 @pytest.mark.long
 @each_lesson
-def test_a_lesson_is_right_as_a_learner_runs_it(lesson, tmp_path, monkeypatch):
-    """All steps and all seeds: the asserts too that few steps leave out, on which the text's numbers rest."""
+def test_a_lesson_is_right_as_a_learner_runs_it(lesson, tmp_path, monkeypatch, capsys):
+    """All steps and all seeds: what the text says of them is so."""
     run(lesson, tmp_path, monkeypatch)
+    assert "In this run: not so" not in capsys.readouterr().out
+
+
+@pytest.mark.long
+@each_lesson
+def test_a_students_lesson_runs_without_an_answer(lesson, tmp_path, monkeypatch):
+    monkeypatch.setenv("LESSON_STEPS", "5")
+    monkeypatch.setenv("LESSON_SEEDS", "1")
+    text = "\n\n".join(cell["source"] for cell in students(lesson)["cells"] if cell["cell_type"] == "code")
+    run(lesson, tmp_path, monkeypatch, text)
+
+
+# Other objects, colours, numbers of words; a word that is not known; no red thing; a word that is not in its prompt.
+CHANGED = {
+    4: [('SEEDS = range(int(os.environ.get("LESSON_SEEDS", 2)))', "SEEDS = [11]"),
+        ('"a red cat", "a blue cat"', '"a green zebra", "a fluffy white dog at night"'),
+        ('"a red bicycle", "a red car"', '"a purple castle", "a big flower and a cat"'),
+        ('"a red cat on the beach", "a red cat in the snow"', '"a blue castle on the grass", "a house at sunset"'),
+        ('["a red ball on the grass", "a red cat on the grass"]', '["pencil sketch of a boat", "a unicorn"]'),
+        ('["a red car in the snow", "a red boat in the snow"]', '["a cat", "a cat"]')],
+    5: [("SEED = 0", "SEED = 9"), ('"a blue car on the beach"', '"a very blue truck at the seaside"'),
+        ('"a yellow house on the grass"', '"a big yellow castle at night"'),
+        ('"a red house in the snow", "a blue house in the snow"', '"a hut", "a blue castle and a tree"')],
+    6: [('SEEDS = range(int(os.environ.get("LESSON_SEEDS", 3)))', "SEEDS = (8,)"), ('"a big fluffy cat"', '"cat"'),
+        ('"a red ball on the grass", "ball"', '"a blue dragon on the grass", "ball"'),
+        ('"a red castle and a yellow flower"', '"a dog"'), ('"a red car on the beach"', '"a white zebra"'),
+        ('"children drawing of a castle next to a river"', '"a castle"'),
+        ('"a big ball on the grass", "a small ball on the grass"', '"a green cake", "a small dog at night"')],
+    7: [("SEED = 0", "SEED = 5"),
+        ('"a red car in the snow", "a red bicycle in the snow"', '"a red car", "a bicycle for a hedgehog"')],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", CHANGED)
+def test_changed_seeds_and_prompts_break_nothing(number, tmp_path, monkeypatch, capsys):
+    """And a word that the model does not know is told."""
+    monkeypatch.setenv("LESSON_STEPS", "4")
+    run(LESSONS[number - 1], tmp_path, monkeypatch, changes=CHANGED[number])
+    assert "The model does not know: " in capsys.readouterr().out
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_lesson_7_runs_with_stable_diffusions_shapes(kind, tmp_path, monkeypatch, capsys):
+    full_size.write(kind, tmp_path / kind, is_narrow=True)
+    for name, value in (("MODEL", tmp_path / kind), ("SIZE", 128), ("STEPS", 3)):
+        monkeypatch.setenv(f"LESSON_{name}", str(value))
+    names = run(LESSONS[6], tmp_path, monkeypatch)
+    out = capsys.readouterr().out
+    assert list(names["shares"]) == ["small", "yours"] and "a photo of a cat riding on a bicycle" in out
+    for of_sizes in names["shares"].values():
+        sums = [sum(of_sizes[kind][size] for kind in of_sizes) for size in of_sizes["start"]]
+        assert sums == pytest.approx([1] * len(sums), abs=1e-3)
+
+
+@pytest.mark.long
+def test_the_numbers_of_four_seeds_in_lesson_4(tmp_path, monkeypatch, capsys):
+    """The means that its tables print are those of the text."""
+    monkeypatch.setenv("LESSON_SEEDS", "4")
+    run(LESSONS[3], tmp_path, monkeypatch)
+    tables = []
+    for line in capsys.readouterr().out.splitlines():
+        if line.endswith("  mean"):
+            tables.append([])
+        elif tables and (found := re.match(r".{27} (?: +[\d.]+){4} +([\d.]+)$", line)):
+            tables[-1].append(float(found[1]))
+    text = LESSONS[3].read_text(encoding="utf-8").replace("\n# ", " ")
+    told = re.findall(r"Four seeds(?:, in the order of the table)?: ([\d., and]+\d)", text)
+    told = [[float(number) for number in re.findall(r"\d+(?:\.\d+)?", each)] for each in told]
+    del tables[2]                                          # to the very end: no number in the text
+    assert len(told) == len(tables) == 5
+    for ours, theirs in zip(told, tables):
+        assert ours == pytest.approx(theirs, abs=0.011 if max(theirs) < 1 else 1)
+
+
+@pytest.mark.long
+def test_the_numbers_in_lesson_7(tmp_path, monkeypatch, capsys):
+    names = run(LESSONS[6], tmp_path, monkeypatch)
+    text = " ".join(LESSONS[6].read_text(encoding="utf-8").replace("\n# ", " ").split())
+    far = names["far"]
+    assert (f"{far['neither']:.1f} levels without an edit, {far['self']:.1f} with self-attention, {far['cross']:.1f} "
+            f"with cross-attention, {far['both']:.1f} with both") in text
+    padding = names["shares"]["small"]["padding"].values()
+    assert f"the padding, with {100 * min(padding):.0f} to {100 * max(padding):.0f} % of it" in text
 
 
 @each_lesson

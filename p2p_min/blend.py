@@ -87,8 +87,6 @@ def token_columns(tokenizer, prompts, words, name):
         if of_prompt is None:
             continue
         of_prompt = of_prompt if isinstance(of_prompt, (list, tuple)) else [of_prompt]
-        if not of_prompt and name == "words":
-            raise ValueError(f"{name} has no word for the prompt {prompt!r}")
         for word in of_prompt:
             chosen[i, tokens_of(tokenizer, prompt, word)] = 1
     for prompt, of_target in zip(prompts[1:], chosen[1:]):

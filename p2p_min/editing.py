@@ -101,7 +101,9 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     empty = encode(model, [negative], *size, is_negative=True)
     unconditional = [empty] * steps
     if inversion is not None and inversion.unconditional is not None:
-        unconditional = inversion.unconditional_context(empty)
+        for i, states in enumerate(inversion.unconditional):
+            own = empty._replace(states=states, pooled=inversion.pooled)
+            unconditional[i] = empty.like(own, "unconditional of the inversion")
     # Who looks at the maps and at the predictions of this run.
     looks = []
     watches = [] if watch is None else [watch]

@@ -42,7 +42,7 @@ class Inversion:
     unconditional  (steps, 1, tokens, width), fp32, on the CPU: what the unconditional rows see in each step; None: the
                    negative prompt of the run
     pooled         (1, width), SDXL's pooled text embedding that goes with it
-    fingerprint    that of the model that made it, see `fingerprint`; None: unknown
+    fingerprint    of the model that made it; None: unknown
     Raises ValueError for an invalid field.
     """
     latents: torch.Tensor
@@ -71,11 +71,6 @@ class Inversion:
     @property
     def steps(self):
         return len(self.latents) - 1
-
-    def unconditional_context(self, empty):
-        """A `Context` for each step: `empty`, but with the embeddings that the method found."""
-        each = (empty._replace(states=states, pooled=self.pooled) for states in self.unconditional)
-        return [empty.like(context, "unconditional of the inversion") for context in each]
 
     def save(self, path):
         """Write one safetensors file. Raises ValueError if it cannot be written."""

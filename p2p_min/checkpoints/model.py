@@ -55,12 +55,11 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     device      "cpu", "cuda", "cuda:1", "mps" or a torch.device; None: cuda if there is one, else mps, else cpu
     dtype       torch.float32, float16 or bfloat16, or its name; None: that of most of the UNet; on the CPU float32
     prediction  "epsilon" or "v_prediction", what the UNet was trained to predict; None: as the folder or the file says
-    spacing     of the timesteps: "leading", "trailing" or "linspace"; few-step models (turbo, lightning) need
-                "trailing"; None: as the folder says; for a file "leading", but "trailing" in SD Turbo's layout
+    spacing     of the timesteps, "leading", "trailing" (as turbo and lightning need) or "linspace"; None: as the folder
+                says; for a file "leading", but "trailing" in SD Turbo's layout
     tokenizer   a folder with the tokenizer; None: the one in the folder, beside the file, or in the local hub cache
     vae         a diffusers vae/ folder, or a file with only a VAE, to use instead of the checkpoint's own
-    Returns a `Model`, in eval mode without gradients. Raises FileNotFoundError or ValueError, with a one-line message,
-    for anything missing, unreadable or mismatched.
+    Returns a `Model` without gradients. Raises FileNotFoundError or ValueError, in one line, for what does not fit.
     """
     options = dict(model=path, device=device, dtype=dtype, prediction=prediction, spacing=spacing, tokenizer=tokenizer,
                    vae=vae)

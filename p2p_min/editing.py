@@ -82,6 +82,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     check_prompts(prompts, negative=negative)
     check_functions(prompts, guidance, cross_edit=cross_edit, self_edit=self_edit, blend=blend, sampler=sampler,
                     recorder=recorder, watch=watch)
+    prompts = list(prompts)
     guidance = guidance if callable(guidance) else float(guidance)             # accepts Fraction and NumPy numbers
     times = timesteps(model.schedule, steps)
     # The noise: from the seed, as given, or from an inversion.
@@ -96,7 +97,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     z = noise(model, len(prompts), seed, height, width, latents)
     # The prompts, and what the unconditional rows see in each step.
     size = [model.vae.factor * n for n in z.shape[-2:]]
-    encoded = encode(model, list(prompts), *size)
+    encoded = encode(model, prompts, *size)
     context = encoded if context is None else encoded.like(context)
     empty = encode(model, [negative], *size, is_negative=True)
     unconditional = [empty] * steps
@@ -121,7 +122,7 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     w = "its guidance" if callable(guidance) else f"guidance {guidance:g}"
     images = decode(model, z, f"an edit, a blend or {w} caused this, or ")
     source = Inversion(trajectory, prompts[0], "direct", 1.0, fingerprint=ours)            # for later edits
-    return Result(images, z, source, list(prompts))
+    return Result(images, z, source, prompts)
 
 
 def algorithm_1(model, z, times, context, unconditional, guidance, edits, edit_unconditional, blend, source_trajectory,

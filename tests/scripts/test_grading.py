@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -362,15 +363,17 @@ def a_class(tiny, folder, names):
     return {line[0]: dict(zip(header[1:], line[1:])) for line in lines}
 
 
-REFUSALS = ("refused: to read /etc/passwd; refused: to read /; refused: to start a process; "
-            "refused: to start a program; refused: to use the network")
+REFUSED = ["read /etc/passwd", "read /", "start a process", "start a program", "use the network"]
 
 
-def test_a_hand_in_that_reads_the_file_system_is_refused_and_told(tiny, lessons, tmp_path, monkeypatch):
-    """In a process of its own, as all are."""
-    monkeypatch.setenv("SECRET", "1")
-    line = a_class(tiny, tmp_path / "class", ["reads_the_file_system"])["reads_the_file_system"]
-    assert line["points (of 6)"] == "6" and line["errors"] == REFUSALS
+def test_the_guard_holds_in_a_process(tmp_path):
+    """What it refuses is told, also where the code catches the error; the rest of the process goes on."""
+    code = ("import sys; from p2p_min.teaching.hand_in import guard\n"
+            "told = []; guard(sys.argv[1], [], told.append)\n" + READS + "print(*told, sep='\\n')")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=tmp_path, capture_output=True, text=True,
+                          env=grade.environment(str(tmp_path)), timeout=60)
+    assert done.stdout.splitlines() == REFUSED, done.stderr
+    assert (tmp_path / "notes.txt").read_text() == "in my own folder"
 
 
 @pytest.mark.long
@@ -379,6 +382,7 @@ def test_a_class_of_ten(tiny, lessons, tmp_path):
     assert {name: line["points (of 6)"] for name, line in lines.items()} == dict(
         perfect="6", empty="0", wrong="0", endless_loop="3", endless_function="3", syntax_error="3",
         reads_the_file_system="6", takes_all_memory="3", prints_a_lot="6", ends="3")
+    assert lines["reads_the_file_system"]["errors"] == "; ".join(f"refused: to {what}" for what in REFUSED)
     assert lines["perfect"]["errors"] == lines["empty"]["errors"] == lines["prints_a_lot"]["errors"] == ""
     assert lines["empty"]["not answered"] == "attention_map, word_picture, what_sums"
     for name, error in dict(endless_loop="cell 5: it does not end", ends="cell 5: it ends Python (exit status 0)",

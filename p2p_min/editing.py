@@ -108,13 +108,14 @@ def prompt_to_prompt(model, prompts, cross_edit=None, self_edit=None, *, blend=N
     # Who looks at the maps and at the predictions of this run.
     looks = []
     watches = [] if watch is None else [watch]
+    if recorder is not None:
+        edited_by = cross_edit, self_edit, blend
+        recorder.begin(edited_by)
+        looks.append({recorder.layers: recorder.look})
+        watches.append(recorder.watch)
     if hasattr(blend, "begin"):
         look, blend = blend.begin(model.unet.map_sizes(*z.shape[-2:]), z.shape[-2:])
         looks += [] if look is None else [look]
-    if recorder is not None:
-        recorder.begin()
-        looks.append({recorder.layers: recorder.look})
-        watches.append(recorder.watch)
     edits = Edits(cross_edit, self_edit, None, len(prompts), tuple(looks))
     z, trajectory = algorithm_1(
         model, z, times, context, unconditional, guidance, edits, edit_unconditional, blend, trajectory,

@@ -67,10 +67,10 @@ def run(args, command):
         files[args.maps] = png(p2p.word_sheet(recorder, result.images), info)
     # The page, with what the seed alone gives, of each different target once.
     if args.page:
-        without, different = None, list(dict.fromkeys(args.targets))
-        if different:
-            first, *plain = p2p.prompt_to_prompt(model, [args.source, *different], **settings).images
-            without = [first, *(plain[different.index(target)] for target in args.targets)]
+        without = None
+        if args.targets:
+            seen = p2p.Recorder(tokenizer, [args.source, *dict.fromkeys(args.targets)], per_step=True)
+            without = p2p.prompt_to_prompt(model, seen.prompts, recorder=seen, **settings), seen
         labels = args.labels if len({"", *args.labels}) > len(args.labels) else None
         files[args.page] = p2p.explorer(model, result, recorder, command, without=without, labels=labels).encode()
     for path, content in files.items():

@@ -3,6 +3,7 @@
 
 const {live} = given;
 const KINDS = {auto: "automatic", replace: "word swap", refine: "added phrase", none: "none"};
+const PLAIN = "Target without injection";
 const PAUSE = 150;                                         // ms after a change, before it is sent
 // For a model that says which words it knows: of those. For any other: for Stable Diffusion.
 const EXAMPLES = (live.known.length ? [
@@ -217,6 +218,7 @@ async function ask(what, body, hear) {
   const mine = request = new AbortController();
   $("stop").disabled = false;
   clear();
+  mark();
   try {
     const response = await post(what, body, mine.signal);
     if (!response.ok) throw new Error(response.statusText);
@@ -229,12 +231,12 @@ async function ask(what, body, hear) {
       rest = lines.pop();
       for (const line of lines) {
         message = JSON.parse(line);
-        if (message.said) hear(message);
+        if (message.said || message.prompt !== undefined) hear(message);
       }
     }
     if (message?.replaced) said("Replaced by a newer request of another window.");
     else if (message?.error) fail(message);
-    else if (!message || message.said) throw new Error("the server has stopped");
+    else if (!message || message.said || message.prompt !== undefined) throw new Error("the server has stopped");
     else return request === mine ? message : null;
   } catch (error) {
     if (error.name !== "AbortError") {
@@ -256,13 +258,38 @@ function fail({error, setting}) {
   }
 }
 
-const hear = ({said: what, step, of}) => said(`${what}, ${step} of ${of}`, step, of);
+let running = {};                                         // what the run said last
+
+function hear(message) {
+  const {said: what, step, of} = running = message.said ? message : running;
+  if (message.shows) preview(message, `step ${step} of ${of}`, what.endsWith("injection"));
+  else said(`${what}, ${step} of ${of}`, step, of);
+}
+
+function preview({prompt, shows}, chip, isPlain = false) {
+  // A step's prediction, in the place of the picture that it is to become.
+  if (!$("pictures").children.length) for (const name of ["Source", "Target", PLAIN]) makePicture(name, name);
+  const figure = cards ? cards[prompt].parts[1 + isPlain] : $("pictures").children[prompt + isPlain];
+  figure.querySelector("img").src = shows;
+  figure.firstChild.dataset.coming = chip;
+  document.body.classList.add("coming");
+}
+
+function mark() {
+  // The pictures of the last answer in their places; after a refusal or Stop they say that they are not of the settings.
+  if (request) return document.body.classList.remove("old");
+  if (!shownAnswer) return document.querySelectorAll("[data-coming]").forEach(stack => { stack.dataset.coming = "not finished"; });
+  document.querySelectorAll("[data-coming]").forEach(stack => delete stack.dataset.coming);
+  cards.forEach(showPictures);
+  showPlain();
+  document.body.classList.toggle("old", shownAnswer.sent !== JSON.stringify(settings));
+}
 
 async function send() {
   said("waiting for the run before this one to end");
   const began = performance.now(), sent = JSON.stringify(settings);
   const answer = await ask("run", sent, hear);
-  if (!answer) return;
+  if (!answer) return mark();
   await render(answer.data);
   shownAnswer = {...answer, sent};
   decorate();
@@ -289,14 +316,14 @@ function offer(name, unknown) {
 function decorate() {
   $("plain-label").hidden = $("chosen").hidden = false;
   showChosen();
-  showPlain();
+  mark();
   showMask();
 }
 
 function showPlain() {
   const of = data.prompts[1], isPlain = $("plain").checked, figure = cards[1].parts[1];
   figure.querySelector("img").src = isPlain ? data.without[of.without] : of.picture;
-  figure.querySelector("figcaption").textContent = isPlain ? "Target without injection" : "Target";
+  figure.querySelector("figcaption").textContent = isPlain ? PLAIN : "Target";
 }
 
 async function showMask() {
@@ -347,7 +374,8 @@ async function take(file) {
   if (file.size > live.largest) return refuse("picture", `A picture may have at most ${live.largest / 1e6} MB.`);
   said(`reading ${file.name}`);
   const answer = await ask("picture", file, () => {});
-  if (!answer) return;
+  if (!answer) return mark();
+  preview({prompt: 0, shows: answer.shows}, "your picture");
   pictureNames[answer.picture] = `${file.name}, ${answer.size.join(" × ")} taken as ${answer.taken.join(" × ")}`;
   change("picture", {picture: answer.picture});
 }
@@ -360,6 +388,7 @@ function save(name, href) {
 async function savePage() {
   const sent = JSON.stringify(settings);
   const answer = await ask("page", sent, hear);
+  mark();
   if (!answer) return;
   if (shownAnswer?.sent !== sent) send();                  // it was on its way; now it is kept
   const address = URL.createObjectURL(new Blob([answer.page], {type: "text/html"}));
@@ -426,6 +455,7 @@ $("save-page").onclick = savePage;
 $("save-picture").onclick = () => cards && save("target.png", cards[1].parts[1].querySelector("img").src);
 $("plain").onchange = showPlain;
 $("mask").onchange = showMask;
+$("back").onclick = () => change("back", JSON.parse(shownAnswer.sent));
 document.querySelectorAll("[data-copy]").forEach(button => { button.onclick = () => copy(button); });
 document.ondragover = event => { event.preventDefault(); document.body.classList.add("dropping"); };
 document.ondragleave = event => { if (!event.relatedTarget) document.body.classList.remove("dropping"); };

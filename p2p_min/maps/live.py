@@ -9,9 +9,10 @@ import json
 import shlex
 import threading
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from ..align import unknown_words
@@ -21,7 +22,7 @@ from ..editing import prompt_to_prompt
 from ..edits import auto, refine, replace, reweight, self_replace
 from ..inversion import invert
 from ..networks.text import spans
-from ..pictures import fit, open_rgb
+from ..pictures import fit, open_rgb, to_image, to_tensor
 from .page import page_data, url
 from .recorder import Recorder
 
@@ -66,6 +67,11 @@ class KeptBlend(LocalBlend):
         return look, self.blend
 
 
+def with_one(z):
+    """Latents (channels, height, width) as (height, width, channels + 1), the last of which is 1."""
+    return F.pad(z.float().cpu().movedim(0, -1), (0, 1), value=1)
+
+
 class Session:
     """One model, and what the page has asked of it. One run at a time: a newer request, or `is_closed`, ends those
     before it at their next step. options: the arguments of `load` that made the model, by name, the model first.
@@ -91,10 +97,20 @@ class Session:
             picture = fit(full, min(self.model.size), self.model.vae.factor)
         name = hashlib.sha256(content).hexdigest()[:16]    # so that the same file is the same picture
         self.pictures.find(name, lambda: picture)
-        return dict(picture=name, size=full.size, taken=picture.size)
+        return dict(picture=name, size=full.size, taken=picture.size, shows=url(picture))
+
+    @cached_property
+    @torch.no_grad()
+    def to_colours(self):
+        """(channels + 1, 3): a linear map from latents to colours, as one picture has them. Decoding is slower."""
+        vae, blots = self.model.vae, to_image(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+        small, large = (to_tensor(blots.resize((side, side))) for side in (32, 32 * vae.factor))
+        z = vae.encode(large.to(next(vae.parameters())))[0]
+        return torch.linalg.lstsq(with_one(z).flatten(0, 1), small[0].flatten(1).T).solution
 
     def answer(self, given, say):
-        """What the page shows of these settings; calls say(message) before each step. Raises Superseded, ValueError."""
+        """What the page shows of these settings; calls say(message) before each step, and with what a run's step shows.
+        Raises Superseded, ValueError."""
         must(given.keys() <= SETTINGS.keys(), "settings", f"some of {', '.join(SETTINGS)}", list(given))
         settings = SETTINGS | given
         for name, (is_kind, kind, low, high) in NUMBERS.items():
@@ -110,12 +126,16 @@ class Session:
                     raise Superseded
                 say(dict(said=said, step=number, of=len(steps)))
                 yield step
-        with self.running:
-            return self.answers.find(json.dumps(settings, sort_keys=True), lambda: self.compute(settings, report))
 
-    def compute(self, s, report):
+        def watch(z_0, t):                                 # of one prompt, the source; of two, the target
+            say(dict(prompt=len(z_0) - 1, shows=url(to_image((with_one(z_0[-1]) @ self.to_colours).movedim(-1, 0)))))
+        key = json.dumps(settings, sort_keys=True)
+        with self.running:
+            return self.answers.find(key, lambda: self.compute(settings, report, watch))
+
+    def compute(self, s, report, watch):
         model, prompts = self.model, [s["source"], s["target"]]
-        run = partial(prompt_to_prompt, model, steps=s["steps"], guidance=s["guidance"])
+        run = partial(prompt_to_prompt, model, steps=s["steps"], guidance=s["guidance"], watch=watch)
         # Invalid prompts and edits are refused before anything runs.
         for name in ("source", "target"):
             with blaming(name):
@@ -135,10 +155,10 @@ class Session:
         key = tuple(s[name] for name in depends_on)
         run = partial(run, prompts, inversion=self.sources.find(key, make))
         # The target without injection, then with it.
-        progress = partial(report, "generating the target without injection")
-        plain = self.plain.find((key, s["target"], s["guidance"]), partial(run, progress=progress))
-        progress = partial(report, "generating the target")
-        result = run(edit, self_edit, blend=blend, recorder=recorder, progress=progress)
+        seen = Recorder(model.tokenizer, prompts, per_step=True)
+        make = partial(run, recorder=seen, progress=partial(report, "generating the target without injection"))
+        plain = self.plain.find((key, s["target"], s["guidance"]), lambda: (make(), seen))
+        result = run(edit, self_edit, blend=blend, recorder=recorder, progress=partial(report, "generating the target"))
         # What the page shows of it. A blend takes z outside its mask and z_star inside: here zeros and ones.
         mask, zeros = None, torch.zeros_like(result.latents[:1])
         if blend:

@@ -2,7 +2,7 @@
 // render(data) builds the page; what it then shows is a function of `data` and `state`: whatever the user does changes
 // the state and calls show().
 
-let data, state, maps, cards, thumbs, timer, afterShow = () => {};
+let data, state, maps, cards, thumbs, timer, distances = [], afterShow = () => {};
 const $ = id => document.getElementById(id);
 
 function make(tag, parent, properties = {}) {
@@ -77,10 +77,11 @@ function shown() {
 
 function show() {
   const {source, target} = shown(), from = data.prompts[0], to = data.prompts[state.target];
-  const look = row => row === undefined ? null : maps[state.size](row, state.step);
-  const M = source === null ? null : look(from.own[source]);
-  const [star, hat] = target === null || !to ? [null, null] : [look(to.own[target]), look(to.used[target])];
-  const there = [M, star, hat].filter(Boolean);
+  const look = row => Number.isNaN(row) ? null : maps[state.size](row, state.step);
+  const M = source === null ? null : look(from.own + source);
+  const [star, hat, plain] = target === null || !to ? [null, null, null]
+    : [to.own, to.used, to.plain].map(row => look(row + target));
+  const there = [M, star, hat, plain].filter(Boolean);
   const {top} = extent(state.shared ? data.maps[state.size].ranges : there);
   const isSigned = extent(there).low < 0, isOver = state.over || state.pointed !== null;
 
@@ -100,8 +101,9 @@ function show() {
   const name = (prompt, word) => `“${data.prompts[prompt].words[word]}”`;
   const figures = {
     "M": [M, source === null ? "the source has no such word" : `${to ? "source, " : ""}${name(0, source)}`],
-    "M-star": [star, star ? `target's own, ${name(state.target, target)}` : "the target has no such word"],
     "M-hat": [hat, hat ? `used for ${name(state.target, target)}` : "–"],
+    "M-star": [star, star ? `own map of ${name(state.target, target)} in the edited run` : "the target has no such word"],
+    "M-plain": [plain, plain ? `without injection: ${name(state.target, target)} in the run without an edit` : "–"],
   };
   for (const [id, [map, text]] of Object.entries(figures)) {
     draw($(id), map, top);
@@ -124,8 +126,14 @@ function show() {
   $("step-said").textContent = stepSaid;
   $("size-said").textContent = `${height} × ${width}`;
   showFate(star ? to.fates[target] : "");
-  const said = sentence(source, target, star ? to.fates[target] : "");
-  if ($("said").textContent !== said) $("said").textContent = said;            // not read aloud again at every step
+  const isWord = Boolean(star);
+  for (const [id, said] of Object.entries({
+    said: isWord ? formulas(state.target, target, number) : "The target has no word for this one: its map is used in the source only.",
+    numbers: isWord && state.step ? numbers(state.target, target, number, {M, star, hat}) : "",
+    "self-line": data.edit ? selfSaid(state.target) : "", "blend-line": data.edit ? blendSaid(state.target) : ""})) {
+    if ($(id).textContent !== said) $(id).textContent = said;                  // not read aloud again at every step
+    $(id).hidden = !data.edit || !said;
+  }
   thumbs.forEach(({button, step, prompt}) => {
     button.parentElement.hidden = prompt > 0 && prompt !== state.target;
     press(button, state.step > 0 && step === nearest(number));
@@ -142,25 +150,249 @@ function showFate(fates) {
   $("fate").style.background = fates ? `linear-gradient(to right, transparent 0 ${at(0)}, ${stops})` : "none";
 }
 
-function sentence(source, target, fates) {
-  if (!fates) return "The target has no word for this one: its map is used in the source only.";
-  const from = data.prompts[0], word = `“${data.prompts[state.target].words[target]}”`;
-  const numbers = [...fates].flatMap((fate, i) => fate === "o" ? [] : [1 + data.every * i]);
-  if (!numbers.length) {
-    const who = source === null ? `${word} is new: the source has no map for it, so it` : word;
-    return `${who} keeps its own map in all steps, M̂\u00a0=\u00a0M*.`;
+// ---- what the edit does, from its own numbers ----
+
+const quoted = (prompt, word) => `“${data.prompts[prompt].words[word]}”`;
+const list = things => things.join(", ").replace(/, ([^,]*)$/, " and $1");
+const HAT = "M̂\u00a0=\u00a0";
+
+function factor(c) {
+  const fraction = [["½", 2], ["⅓", 3], ["¼", 4]].find(([, n]) => Math.abs(Math.abs(c) - 1 / n) < 1e-6);
+  const sign = c < 0 ? "−" : "";
+  return c === 1 ? "" : fraction ? `${sign}${fraction[0]}\u00a0` : `${sign}${Number(Math.abs(c).toPrecision(4))}\u00a0×\u00a0`;
+}
+
+function partsOf(edit) {
+  // [prefix of the layers' names, the edit there]: an edit by itself is for all.
+  const isOne = !edit || ["A", "c", "max_pixels"].some(name => name in edit) || !Object.keys(edit).length;
+  return isOne ? [["", edit]] : Object.entries(edit);
+}
+
+function isInside(start, end, step) {
+  // Whether a step, counted from 1, lies in a window; the 1e-6 absorbs rounding, as in the library.
+  const past = (step - 1) / data.steps;
+  return start - 1e-6 <= past && past < end - 1e-6;
+}
+
+function tableOf(edit, target, step) {
+  // M̂ = c · [w · (M A + M* · own) + (1 − w) · M*] as a table: for each of the source's tokens, and last for M*, by what it
+  // is multiplied in each of the target's tokens. null: a function of one's own.
+  const n = target - 1, ones = data.prompts[target].texts.map(() => 1);
+  if (!edit) return [ones];
+  if (edit.A) {
+    const w = ones.map((_, token) => isInside(edit.start[n][token], edit.end[n][token], step));
+    return [...edit.A[n].map(row => w.map((isIn, token) => isIn ? row[token] : 0)),
+      w.map((isIn, token) => isIn ? edit.own[n][token] : 1)];
   }
-  const [first, last] = [numbers[0], numbers[numbers.length - 1]];
-  const isOpen = last + data.every > data.steps;          // to the end of the run
-  const span = numbers.length === fates.length ? `all ${data.steps} steps`
+  if (!edit.c) return null;
+  const c = ones.map((_, token) => isInside(edit.start[n][token], edit.end[n][token], step) ? edit.c[n][token] : 1);
+  return tableOf(edit.base, target, step)?.map(row => row.map((factor, token) => factor * c[token])) || null;
+}
+
+function terms(rows, target, word) {
+  // The word's M̂ as a sum, [[factor, number of a source's word]], and `own`, the factor of its M*: a word's map is the
+  // sum of its tokens' maps. null: not a sum of whole words' maps.
+  const tokens = data.prompts[target].tokens[word], source = data.prompts[0].tokens;
+  const sums = rows.map(row => tokens.reduce((sum, token) => sum + row[token], 0));
+  const own = tokens.map(token => rows[rows.length - 1][token]);
+  const isEven = numbers => numbers.every(x => Math.abs(x - numbers[0]) < 1e-6);
+  const covered = new Set(source.flat());
+  const isWhole = isEven(own) && (rows.length === 1 || source.every(of => isEven(of.map(token => sums[token]))))
+    && sums.slice(0, -1).every((sum, token) => !sum || covered.has(token));
+  const of = source.flatMap((tokens, n) => rows.length > 1 && sums[tokens[0]] ? [[tidy(sums[tokens[0]]), n]] : []);
+  return isWhole ? {of, own: tidy(own[0])} : null;
+}
+
+// 1 and not 0.9999999, which three thirds are
+const tidy = c => Math.abs(c - Math.round(c)) < 1e-5 ? Math.round(c) : c;
+
+function formula(edit, target, word, step) {
+  const table = tableOf(edit, target, step);
+  if (!table) return `${HAT}a function of one's own; the numbers alone say what it does`;
+  const sum = terms(table, target, word);
+  if (!sum) return `${HAT}a sum of single tokens' maps`;
+  const parts = sum.of.map(([c, n]) => `${factor(c)}M(${quoted(0, n)})`);
+  if (sum.own) parts.push(`${factor(sum.own)}M*`);
+  return HAT + (parts.join(" + ").replaceAll("+ −", "− ") || "0") + shares(table, target, word, sum.of);
+}
+
+function shares(rows, target, word, of) {
+  // How tokens share a map, where a word has more or fewer of them than its partner.
+  const tokens = data.prompts[target].tokens[word], from = data.prompts[0];
+  if (of.length !== 1 || from.tokens[of[0][1]].length === tokens.length) return "";
+  const each = rows.slice(0, -1).flatMap((row, n) => row[tokens[0]] ? [`${factor(tidy(row[tokens[0]]))}M(“${from.texts[n]}”)`] : []);
+  return ` (${tokens.length > 1 ? `each of its ${tokens.length} tokens` : "its token"} takes ${each.join(" + ")})`;
+}
+
+function stretches(edit, target, word) {
+  // The formulas of all steps, [{text, first, last}].
+  const found = [];
+  for (let step = 1; step <= data.steps; step++) {
+    const text = formula(edit, target, word, step), before = found[found.length - 1];
+    if (before && before.text === text) before.last = step;
+    else found.push({text, first: step, last: step});
+  }
+  return found;
+}
+
+function span(first, last) {
+  return first === 1 && last === data.steps ? `all ${data.steps} steps`
     : `${first === last ? `step ${first}` : `steps ${first} to ${last}`} of ${data.steps}`;
-  const ends = isOpen ? "" : `; then, after τ = ${(1 - last / data.steps).toFixed(2)}, the word keeps its own map`;
-  if (!state.step) return `The edit acts on ${word} in ${span}${ends}.`;
-  return {
-    s: `At this step, the source's map of “${from.words[source]}” replaces the target's map of ${word}: M̂\u00a0=\u00a0M.`,
-    o: `At this step, ${word} keeps its own map: M̂\u00a0=\u00a0M*. The edit acts in ${span}.`,
-    x: `At this step, the map used for ${word} is neither M nor M*: it is re-weighted or mixed.`,
-  }[fates[state.step - 1]];
+}
+
+function formulas(target, word, step) {
+  // At a step its formula; of the average all formulas with their steps. In each part of the layers, if there are some.
+  const parts = partsOf(data.edit.cross);
+  if (parts.every(([prefix]) => prefix)) parts.push(["", null]);
+  const isNew = data.prompts[target].partners[word] === null ? " It is new: the source has no map for it." : "";
+  const of = edit => {
+    if (!edit && parts.length > 1) return `${HAT}M*`;
+    const all = stretches(edit, target, word);
+    if (state.step) {
+      const {text, first, last} = all.find(each => step <= each.last);
+      return all.length > 1 ? `${text}, in ${span(first, last)}` : text;
+    }
+    return all.map(({text, first, last}, i) => {
+      const isAfter = i && last === data.steps && text === `${HAT}M*`;
+      return `${text} ${isAfter ? `after τ = ${(1 - (first - 1) / data.steps).toFixed(2)}` : `in ${span(first, last)}`}`;
+    }).join("; ");
+  };
+  const said = parts.map(([prefix, edit]) =>
+    `${prefix ? `in ${prefix}: ` : parts.length > 1 ? "in all other layers: " : ""}${of(edit)}`);
+  return `${quoted(target, word)}${state.step ? " at this step" : ""}: ${said.join("; ")}.${isNew}`;
+}
+
+function sumAt(target, word, step) {
+  // The terms in force in all layers; null: there are none.
+  const [[prefix, edit], ...others] = partsOf(data.edit.cross);
+  const table = prefix === "" && !others.length && tableOf(edit, target, step);
+  return table ? terms(table, target, word) : null;
+}
+
+function expected(target, word, step) {
+  // The formula as [[factor, row of the map]]; null: there is none for all layers.
+  const sum = sumAt(target, word, step);
+  return sum ? [...sum.of.map(([c, n]) => [c, data.prompts[0].own + n]),
+    ...(sum.own ? [[sum.own, data.prompts[target].own + word]] : [])] : null;
+}
+
+function numbers(target, word, step, {M, star, hat}) {
+  // The maps' numbers where M̂ is largest, and the formula with them.
+  const sizes = [...hat].map(Math.abs), place = sizes.indexOf(Math.max(...sizes)), width = data.sizes[state.size][1];
+  const where = `At row ${1 + Math.floor(place / width)}, column ${1 + place % width}, where M̂ is largest`;
+  const named = [["M", M], ["M*", star], ["M̂", hat]].filter(([, map]) => map);
+  const said = `${where}: ${named.map(([name, map]) => `${name}\u00a0=\u00a0${digits(map[place])}`).join(", ")}`;
+  const sum = expected(target, word, step)?.map(([c, row]) => [c, maps[state.size](row, state.step)]);
+  if (!sum || sum.length === 1 && sum[0][0] === 1) return `${said}.`;
+  const makes = sum.reduce((x, [c, map]) => x + c * Number(map[place].toPrecision(2)), 0);
+  const isEqual = Math.abs(makes - Number(hat[place].toPrecision(2))) < 1e-9;           // as they are rounded here
+  const terms = sum.map(([c, map]) => `${factor(c)}${digits(map[place])}`).join(" + ") || "0";
+  return `${said} ${isEqual ? "=" : "≈"} ${terms.replaceAll("+ −", "− ")}.`;
+}
+
+function isPlain(target) {
+  // Whether cross-attention is injected into no word.
+  const steps = Array.from({length: data.steps}, (_, i) => i + 1);
+  return partsOf(data.edit.cross).every(([, edit]) => steps.every(step => {
+    const table = tableOf(edit, target, step);
+    return table && data.prompts[target].words.every((_, word) => {
+      const sum = terms(table, target, word);
+      return sum && !sum.of.length && sum.own === 1;
+    });
+  }));
+}
+
+function selfSaid(target) {
+  const says = partsOf(data.edit.self).map(([prefix, edit]) => {
+    const where = prefix ? ` in ${prefix}` : "";
+    if (!edit) return "";
+    if (edit.end === undefined) return `A function of one's own edits the self-attention${where}.`;
+    const acting = Array.from({length: data.steps}, (_, i) => i + 1).filter(step => isInside(edit.start, edit.end, step));
+    const fits = ([height, width]) => height * width <= edit.max_pixels;
+    const named = sizes => list(sizes.map(size => size.join(" × ")));
+    const [small, large] = [data.all_sizes.filter(fits), data.all_sizes.filter(size => !fits(size))];
+    return acting.length && small.length ? `Self-attention${where}: in ${span(acting[0], acting[acting.length - 1])
+      } the target's pixels look at each other as the source's do, in maps of ${named(small)}${
+      large.length ? `, not of ${named(large)}` : ""}.` : "";
+  }).filter(Boolean);
+  const isCrossNone = isPlain(target), apart = distances[target];
+  if (!says.length) says.push("Self-attention is not injected.");
+  else if (isCrossNone) says.push("Cross-attention is not injected: what keeps the source's layout is this alone.");
+  if (apart && isCrossNone) says.push(`On average, a pixel of the target differs by ${apart[0]} of 255 from the source's; ${
+    apart[1]} without injection.`);
+  return says.join(" ");
+}
+
+function blendSaid(target) {
+  const {blend} = data.edit;
+  if (!blend) return "";
+  if (blend.start === undefined) return "A blend of one's own acts on the latents after each step.";
+  const named = columns => [0, target].flatMap(prompt => data.prompts[prompt].tokens.flatMap((tokens, word) =>
+    columns && tokens.every(token => columns[prompt][token]) ? [`${prompt ? "M̂" : "M"}(${quoted(prompt, word)})`] : []));
+  const over = (words, share) => `${words.join(" or ")} is over ${digits(share)} of its largest value`;
+  const [words, subtract] = [named(blend.words), named(blend.subtract)];
+  const first = 1 + Array.from({length: data.steps}, (_, i) => i).filter(i => i / data.steps < blend.start - 1e-6).length;
+  const places = [
+    ...(words.length ? [`where ${over(words, blend.threshold)} (summed over the steps so far)`] : []),
+    ...(subtract.length ? [`not where ${over(subtract, blend.threshold_subtract)}`] : []), ...(blend.mask ? ["inside the given mask"] : [])];
+  return `Local blend: from step ${first} on, the target may differ from the source only ${places.join(", ")}.`;
+}
+
+async function bytesOf(src) {
+  const image = Object.assign(new Image(), {src});
+  await image.decode();
+  const {width, height} = image;
+  const context = Object.assign(document.createElement("canvas"), {width, height}).getContext("2d");
+  context.drawImage(image, 0, 0);
+  return context.getImageData(0, 0, width, height).data;
+}
+
+async function distancesOf({prompts: [{picture}, ...targets], without}) {
+  // How far each target, and what it is without injection, is from the source.
+  const of = target => Promise.all([target.picture, without[target.without]].map(each => distance(each, picture)));
+  return [null, ...await Promise.all(targets.map(target => without.length ? of(target) : null))];
+}
+
+async function distance(a, b) {
+  // How far two pictures are apart on average, of 255.
+  const [x, y] = await Promise.all([bytesOf(a), bytesOf(b)]);
+  return Math.round(x.reduce((sum, value, i) => sum + Math.abs(value - y[i]), 0) / x.length * 4 / 3);      // alpha is equal
+}
+
+function study() {
+  for (const of of data.prompts) {                         // "red#2" only where it occurs more than once
+    const bare = of.words.map(word => word.replace(/#\d+$/, ""));
+    of.words = of.words.map((word, i) => bare.indexOf(bare[i]) === bare.lastIndexOf(bare[i]) ? bare[i] : word);
+  }
+  // Each target word's partner in the source, and what became of its map in each step kept: "s", the source's; "o", its
+  // own; "x", another.
+  for (const [i, of] of data.prompts.entries()) {
+    if (!i) {
+      Object.assign(of, {partners: of.words.map((_, word) => word), fates: of.words.map(() => "o".repeat(data.times.length))});
+      continue;
+    }
+    // As the edit in force pairs them, else as `auto` would.
+    const steps = data.times.map((_, kept) => 1 + data.every * kept);
+    const tables = steps.map(step => tableOf(partsOf(data.edit.cross)[0][1], i, step)).filter(Boolean);
+    tables.push(tableOf(data.edit.aligned, i, 1));
+    of.partners = of.words.map((_, word) => {
+      const sums = tables.map(table => terms(table, i, word)?.of || []).find(sum => sum.length);
+      return sums ? sums.reduce((a, b) => Math.abs(b[0]) > Math.abs(a[0]) ? b : a)[1] : null;
+    });
+    of.fates = of.words.map((_, word) => data.times.map((_, step) => fate(i, word, step)).join(""));
+  }
+}
+
+function fate(target, word, kept) {
+  const of = data.prompts[target], partner = of.partners[word], sum = sumAt(target, word, 1 + data.every * kept);
+  if (sum) {
+    return sum.own === 1 && !sum.of.length ? "o" : sum.own === 0 && sum.of.length === 1 && sum.of[0][0] === 1 ? "s" : "x";
+  }
+  // A function of one's own: as far as the page's numbers go.
+  const {ranges} = data.maps[data.size], [hat, star] = [of.used + word, of.own + word];
+  const level = row => (ranges[row][1] - ranges[row][0]) / 255, look = row => maps[data.size](row, kept + 1);
+  const isSame = row => look(hat).every((value, i, _) => Math.abs(value - look(row)[i]) <= level(hat) + level(row));
+  return isSame(star) ? "o" : partner !== null && isSame(data.prompts[0].own + partner) ? "s" : "x";
 }
 
 function nearest(number) {
@@ -226,7 +458,7 @@ function makeCard(of, prompt) {
   const figure = makePicture(`${name}: ${text}`, caption), stack = figure.firstChild;
   const canvas = make("canvas", stack, {ariaHidden: "true"}), parts = [box, figure];
   stack.tabIndex = 0;
-  if (prompt && of.without !== null) {
+  if (prompt && data.without.length) {
     parts.push(makePicture(`Without injection: ${text}`, "Target without injection", "without"));
   }
   return {prompt, box, parts, tabs, buttons, stack, canvas};
@@ -271,11 +503,12 @@ function first(target) {
 
 async function render(next) {
   // May be called again, with other data: what one looks at then stays, where the prompts, sizes and steps are the same.
-  const unpacked = await Promise.all(next.maps.map((each, i) => unpack(each, next.sizes[i])));
+  const [apart, ...unpacked] = await Promise.all([distancesOf(next), ...next.maps.map((each, i) => unpack(each, next.sizes[i]))]);
   const kind = of => JSON.stringify([of.prompts.map(({pieces, label}) => [pieces, label]), of.sizes, of.times,
     of.without.length > 0]);
   const isNew = !data || kind(data) !== kind(next);
-  [data, maps] = [next, unpacked];
+  [data, maps, distances] = [next, unpacked, apart];
+  study();
   // chosen, pointed: [prompt, word], both numbers; what is pointed at is shown while it lasts. step 0: the average of
   // all. over: whether maps lie over the pictures; shared: whether all words have one scale.
   if (isNew) {
@@ -284,6 +517,8 @@ async function render(next) {
   }
   // Of one prompt alone there is nothing to say about an edit.
   document.querySelectorAll("[data-edit]").forEach(element => { element.hidden = data.prompts.length === 1; });
+  const hasPlain = data.prompts.some(({plain}) => plain !== undefined);
+  document.querySelectorAll("[data-plain]").forEach(element => { element.hidden = !hasPlain; });
   for (const id of ["strips", "about"]) $(id).replaceChildren();
   if (isNew) {
     for (const id of ["prompts", "pictures"]) $(id).replaceChildren();

@@ -10,12 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from .. import align
+from ..blend import LocalBlend
 from ..checks import must
 from ..ddim import bar
 from ..editing import decode
+from ..edits import CrossEdit, Reweight, SelfReplace, auto
+from ..networks.text import spans
 from ..pictures import png
 from .recorder import SMALL
 from .sheet import COLOURS
@@ -37,9 +41,10 @@ def explorer(model, result, recorder, about="", *, without=None, labels=None):
 
     recorder  `Recorder(..., per_step=True)`, given to the run as `recorder=recorder`
     about     what to say of how the run was made: its command
-    without   what the same prompts and noise give with no edit, to be shown beside: a `Result`, or its pictures
+    without   what the same prompts and noise give with no edit, to be shown beside: a `Result`; or, to show its maps
+              too, a pair: the Result, and the `Recorder(..., per_step=True)` of its run
     labels    a text for each target, which tells it from the others: "fluffy × −2"; None: their numbers
-    Raises ValueError where the recorder did not keep what the page shows, and for what does not belong to the run.
+    Raises ValueError where a recorder did not keep what the page shows, and for what does not belong to the run.
     """
     return write_page(page_data(model, result, recorder, about, without=without, labels=labels))
 
@@ -61,30 +66,31 @@ def page_data(model, result, recorder, about="", *, without=None, labels=None, p
     if not times:
         raise ValueError("the page needs Recorder(..., per_step=True), given to the run as recorder=, and maps of at "
                          "most 32 × 32 pixels")
-    plain = getattr(without, "images", without) or []
-    belongs = len(plain) in (0, n) and getattr(without, "prompts", prompts) == prompts
-    must(belongs, "without", f"the Result of the same prompts, or {n} pictures", without)
+    # The run without an edit has each different target at least once.
+    plain, seen = without if isinstance(without, tuple) else (without, None)
+    theirs = getattr(plain, "prompts", [] if plain else prompts)
+    must(theirs[:1] == prompts[:1] and {*prompts[1:]} <= {*theirs[1:]}, "without",
+         "a Result of the same prompts, or a pair: that, and its Recorder", without)
+    must(not seen or seen.times == times, "without's recorder", "of its run, with per_step=True and as many steps",
+         seen)
+    places = [0, *(1 + theirs[1:].index(prompt) for prompt in prompts[1:])]
     labels = [None, *(labels or [None] * (n - 1))]
     must(len(labels) == n, "labels", f"one text for each target, {n - 1}", labels[1:])
-    # The maps: a row for each word, and for a target's two, before and after the edit. Small sizes come first.
-    rows = [
-        (word, i, edited)
-        for i in range(n)
-        for word in recorder.words(i)
-        for edited in (False, True)[:i + 1]]
+    # The prompts, and the rows of their words' maps: M; of a target M_star and M_hat, and M_star without an edit.
+    rows, cards = [], []
+    for i, image in enumerate(images):
+        cards.append(of_prompt(recorder, i) | dict(picture=url(image), label=labels[i], without=places[i]))
+        kinds = ("own", recorder, i, False), ("used", recorder, i, True), ("plain", seen, places[i], True)
+        for kind, *source in kinds[:1 + (i > 0) * (1 + bool(seen))]:
+            cards[i][kind] = len(rows)                     # the first of them
+            rows += [(word, *source) for word in cards[i]["words"]]
     if not rows:
         raise ValueError("the page shows words, and these prompts have none")
+    # Small sizes come first.
     sizes = [size for size in recorder.sizes[::-1] if math.prod(size) <= SMALL]
     best = recorder.size if recorder.size in sizes else sizes[-1]
     every = math.ceil(len(rows) * steps * sum(map(math.prod, sizes)) / CELLS)
     kept = slice(None, None, every)
-    # The prompts and their pictures. Targets that differ in weights alone share the one without injection.
-    plain = [url(image) for image in plain]
-    different = list(dict.fromkeys(plain))
-    cards = []
-    for i, image in enumerate(images):
-        cards.append(of_prompt(recorder, rows, i, best, kept))
-        cards[i] |= dict(picture=url(image), label=labels[i], without=different.index(plain[i]) if plain else None)
     # What some of the steps foresee.
     chosen = np.linspace(0, steps - 1, min(STRIP, steps)).round().astype(int).tolist()
     thumbs = []
@@ -97,9 +103,10 @@ def page_data(model, result, recorder, about="", *, without=None, labels=None, p
         about=about, colours=COLOURS.tolist(),
         steps=steps, every=every, times=times[kept],
         sizes=sizes, size=sizes.index(best),
-        maps=[map_sheet(recorder, rows, size, kept) for size in sizes],
-        without=different,
+        maps=[map_sheet(rows, size, kept) for size in sizes],
+        without=[url(image) for image in plain.images] if plain else [],
         prompts=cards,
+        edit=edits_of(recorder) if n > 1 else None, all_sizes=recorder.sizes,
         strip=dict(steps=[step + 1 for step in chosen], pictures=list(zip(*thumbs))))
 
 
@@ -107,10 +114,27 @@ def url(image):
     return "data:image/png;base64," + base64.b64encode(png(image)).decode()
 
 
-def map_sheet(recorder, rows, size, kept):
+def edits_of(recorder):
+    """What edits the recorder's run, in numbers; and what `auto` would align, which says what corresponds to what."""
+    edits = auto(recorder.tokenizer, recorder.prompts), *recorder.edits
+    return {name: numbers(edit, recorder.keys) for name, edit in zip(("aligned", "cross", "self", "blend"), edits)}
+
+
+def numbers(x, keys):
+    """What an edit or a blend holds, as JSON can keep it, of the first tokens; {}: a function of the user's own."""
+    if torch.is_tensor(x):
+        return x[..., :keys].tolist()
+    if type(x) in (CrossEdit, Reweight, SelfReplace) or isinstance(x, LocalBlend):
+        x = vars(x)
+    if isinstance(x, dict):
+        return {name: numbers(each, keys) for name, each in x.items()}
+    return x if x is None or isinstance(x, (float, int)) else {}
+
+
+def map_sheet(rows, size, kept):
     """All maps of one size as a grey picture: a row is the average, then the steps, and 0 to 255 is its range."""
     pictures, ranges = [], []
-    for word, i, edited in rows:
+    for word, recorder, i, edited in rows:
         maps_of = partial(recorder.maps, word, i, edited=edited, size=size)
         maps = np.hstack([maps_of(), *maps_of(per_step=True)[kept]])
         low, high = min(0.0, float(maps.min())), max(1e-6, float(maps.max()))
@@ -120,28 +144,19 @@ def map_sheet(recorder, rows, size, kept):
     return dict(sheet=url(Image.fromarray(grey)), ranges=ranges)
 
 
-def of_prompt(recorder, rows, i, size, kept):
-    """What the page knows of prompt i: its text cut at the words, each word's rows, partner in the source, and fate."""
-    text, words = recorder.prompts[i], recorder.words(i)
+def of_prompt(recorder, i):
+    """What the page knows of prompt i: its text cut at the words, their names and tokens, and each token's text."""
+    text = recorder.prompts[i]
+    found = align.words(recorder.tokenizer, text)
+    texts = [piece.text for piece in found]
     # [text, number of the word], or [text, None] between words.
     pieces, end = [], 0
-    for piece in align.words(recorder.tokenizer, text):
+    for n, piece in enumerate(found):
         start, stop = piece.place
-        pieces += [[text[end:start], None], [text[start:stop], words.index(piece.text)]]
+        pieces += [[text[end:start], None], [text[start:stop], n]]
         end = stop
-    partners = [recorder.partner(word, i) for word in words]
-    own, used = ([rows.index((word, i, edited)) for word in words] for edited in (False, i > 0))
     return dict(
-        pieces=[*pieces, [text[end:], None]], words=words, partners=partners,
-        own=own, used=used,
-        fates=[fates(recorder, i, word, other, size)[kept] for word, other in zip(words, partners)])
-
-
-def fates(recorder, i, word, other, size):
-    """A letter for each step, what became of a word's map: its own "o", the source's "s", or something else "x"."""
-    maps_of = partial(recorder.maps, size=size, per_step=True)
-    own, used = maps_of(word, i, edited=False), maps_of(word, i)
-    source = used * np.nan if other is None else maps_of(recorder.words()[other])
-    same = partial(np.allclose, rtol=1e-4, atol=1e-6)
-    return "".join("o" if same(M_hat, M_star) else "s" if same(M_hat, M) else "x"
-                   for M, M_star, M_hat in zip(source, own, used))
+        pieces=[*pieces, [text[end:], None]],
+        words=[f"{name}#{texts[:n + 1].count(name)}" for n, name in enumerate(texts)],
+        tokens=[piece.tokens for piece in found],
+        texts=[text[start:stop] for start, stop in spans(recorder.tokenizer, text)])

@@ -19,6 +19,7 @@ class Recorder:
     sizes, size  the (height, width) of the maps seen, largest first; the one that `maps` gives if none is named
     times        the t of every step kept, falling
     predictions  {t: z_0, (prompts, 4, height/f, width/f)}: the clean latents that each step predicts
+    edits        the run's cross_edit, self_edit and blend
     """
     def __init__(self, tokenizer, prompts, per_step=False, layers=""):
         check_prompts(prompts)
@@ -26,8 +27,9 @@ class Recorder:
         self.keys = max(len(spans(tokenizer, prompt)) for prompt in prompts)             # beyond them is padding
         self.begin()
 
-    def begin(self):
+    def begin(self, edits=(None,) * 3):
         """Forgets the run before."""
+        self.edits = edits
         self.steps = set()                                 # the t of all steps seen
         self.seen = {}                                     # (size, t or None) -> the sum of maps, and of how many
         self.predictions = {}

@@ -250,7 +250,7 @@ def test_a_picture_that_is_too_large_says_so(server):
 
 def test_settings_that_are_not_given_have_their_initial_value(model):
     session, asked = Session(model, OPTIONS), []
-    session.compute = lambda settings, report: asked.append(settings)
+    session.compute = lambda settings, *_: asked.append(settings)
     session.answer({"steps": 3}, quiet)
     assert asked == [SETTINGS | {"steps": 3}]
     refuses(lambda: session.answer({"seed": 2 ** 60}, quiet), "seed must be a whole number from 0 to 9007199254740992")
@@ -341,7 +341,7 @@ def test_only_what_depends_on_a_change_runs_again(model):
 
     def phases(**change):
         said = []
-        session.answer(PROMPTS | dict(steps=2) | change, said.append)
+        session.answer(PROMPTS | dict(steps=2) | change, lambda each: said.append(each) if "said" in each else None)
         assert all(0 < each["step"] <= each["of"] for each in said)
         return [each["said"].split()[-1] for each in said if each["step"] == 1 and each["said"] != "decoding pictures"]
     assert phases() == ["source", "injection", "target"] and phases() == []
@@ -355,6 +355,26 @@ def test_only_what_depends_on_a_change_runs_again(model):
     for guidance in (5, 3):
         change = dict(picture=name, method="null-text", guidance=guidance, steps=1)
         assert phases(**change) == ["picture", "picture", "injection", "target"]           # up, and optimised down
+
+
+def test_each_steps_prediction_is_told_as_it_comes():
+    """The source's, then the target's without injection, then with; small, and much like what the VAE makes of them."""
+    toy = p2p.load(OPTIONS["model"], device="cpu")
+    session, told = Session(toy, OPTIONS), []
+    settings = dict(source="a red car in the snow", target="a red boat in the snow", steps=4)
+    session.answer(settings, told.append)
+    told = told[:[each.get("said") for each in told].index("decoding pictures")]
+    assert [set(each) for each in told] == [{"said", "step", "of"}, {"prompt", "shows"}] * 12
+    assert [each["prompt"] for each in told[1::2]] == [0] * 4 + [1] * 8
+    source, plain, target = (picture(each["shows"]) for each in told[7::8])
+    run = dict(steps=4, guidance=5)
+    first = p2p.prompt_to_prompt(toy, [settings["source"]], **run)
+    images = [first.images[0], p2p.prompt_to_prompt(toy, list(settings.values())[:2], inversion=first, **run).images[1]]
+    for shown, image in zip((source, plain), images):
+        assert shown.size == (16, 16)
+        apart = np.asarray(shown, float) - np.asarray(image.resize(shown.size, Image.Resampling.BOX), float)
+        assert abs(apart).mean() < 16                      # of 255
+    assert target.tobytes() != plain.tobytes()
 
 
 def test_the_same_settings_have_the_same_answer_whatever_came_before(session, model):
@@ -381,9 +401,10 @@ def test_the_saved_page_is_that_of_the_library(server, model):
     edit = p2p.auto(model.tokenizer, prompts, 0.6)
     result = p2p.prompt_to_prompt(model, prompts, edit, p2p.self_replace(0.4), inversion=source, recorder=recorder,
                                   **run)
-    plain = p2p.prompt_to_prompt(model, prompts, inversion=source, **run)
+    seen = p2p.Recorder(model.tokenizer, prompts, per_step=True)
+    plain = p2p.prompt_to_prompt(model, prompts, inversion=source, recorder=seen, **run)
     command = ask(server, FEW)[-1]["command"]
-    assert last["page"] == p2p.explorer(model, result, recorder, command, without=plain)
+    assert last["page"] == p2p.explorer(model, result, recorder, command, without=(plain, seen))
 
 
 def test_a_notebook_shows_a_page_in_a_frame_of_its_own():
@@ -407,7 +428,7 @@ def test_a_newer_request_replaces_what_runs_and_what_waits(server):
     connection.close()
     for thread in others:
         thread.join()
-    assert rest[-1] == {"replaced": True} and len(rest) < 590
+    assert rest[-1] == {"replaced": True} and len(rest) < 1190
     assert "data" in results[2] and all("data" in last or last == {"replaced": True} for last in results.values())
 
 
@@ -431,7 +452,7 @@ def test_a_closed_session_runs_nothing(model):
     for _ in range(2):
         with pytest.raises(Superseded):
             session.answer(FEW, close)
-    assert len(said) == 1 and not session.running.locked()
+    assert [each.get("step") for each in said] == [1, None] and not session.running.locked()
 
 
 def test_a_fault_in_a_run_is_one_line_and_the_next_run_works(server, monkeypatch):
@@ -689,10 +710,48 @@ def test_stop_ends_the_run_and_the_page_stays_usable(page):
     page.wait("$('status').textContent === 'stopped' && request === null")
     wait_until(lambda: not page.server.session.running.locked())
     assert page.run("data.prompts[1].picture") == shown
+    assert old(page) and page.run("cards[1].parts[1].querySelector('img').src") == shown
     before = answers(page)
     page.run("change('x', {steps: 3})")
     wait_for_answer(page, before)
+    assert not old(page)
     assert same_as_library(page)["seed"] == 77
+
+
+def old(page):
+    """Whether pictures and maps say that they are not of the settings: a line, and on each picture."""
+    line = page.run("getComputedStyle(document.querySelector('.old-line')).display !== 'none'")
+    marks = page.run("[...document.querySelectorAll('.stack')].map(x => getComputedStyle(x, '::after').content)")
+    assert line == all("not of these settings" in mark for mark in marks)
+    return line
+
+
+@needs_browser
+def test_after_a_refusal_the_pictures_are_marked_and_one_may_go_back(page):
+    before, was, shown = answers(page), page.run("settings"), page.run("data.prompts[1].picture")
+    page.run("change('x', {steps: 999})")
+    page.wait("document.querySelector('[data-about=steps]').hidden === false && request === null")
+    assert old(page) and page.run("data.prompts[1].picture") == shown
+    page.tap("#back")
+    wait_for_answer(page, before)
+    assert not old(page) and page.run("settings") == was and page.run("data.prompts[1].picture") == shown
+
+
+@needs_browser
+def test_while_a_run_goes_the_page_shows_its_predictions(page):
+    """In the place of the picture to come, with the step's number; in the end it is the picture."""
+    before = answers(page)
+    page.run("""window.seen = []; new MutationObserver(all => seen.push(...all.map(({target}) => [
+        target.nextSibling.textContent, target.dataset.coming, target.querySelector("img").src]))
+        ).observe($("pictures"), {subtree: true, attributeFilter: ["data-coming"]})""")
+    page.run("change('x', {steps: 4, seed: 4321})")
+    wait_for_answer(page, before)
+    seen = [each for each in page.run("seen") if each[1]]
+    assert [(name, step) for name, step, _ in seen] == [
+        (name, f"step {n} of 4") for name in ("Source", "Target without injection", "Target") for n in (1, 2, 3, 4)]
+    assert len({src for *_, src in seen}) == 12
+    assert page.run("document.querySelectorAll('[data-coming]').length") == 0
+    assert same_as_library(page)["seed"] == 4321
 
 
 @needs_browser

@@ -13,6 +13,7 @@ from PIL import Image
 import p2p_min as p2p
 from browser import CHROMIUM, Page
 from conftest import build_tokenizer, refuses
+from p2p_min.align import words
 from p2p_min.maps import page as paging
 
 PROMPTS = ["a big car, next to a river", "a big bicycle, next to a river", "a red car <b>next</b> to a"]
@@ -36,10 +37,15 @@ def run(model):
 
 
 @pytest.fixture(scope="module")
-def html(model, run):
+def plain(model):
+    """The run without an edit, and its recorder."""
+    return watched(model, PROMPTS, None)[::-1]
+
+
+@pytest.fixture(scope="module")
+def html(model, run, plain):
     recorder, result = run
-    without = p2p.prompt_to_prompt(model, PROMPTS, steps=STEPS)
-    return p2p.explorer(model, result, recorder, "python -m p2p_min </script> & co", without=without)
+    return p2p.explorer(model, result, recorder, "python -m p2p_min </script> & co", without=plain)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,7 @@ def weights(model):
     """The page of one prompt under two weights, each target told by its label."""
     prompts = ["a red car"] * 3
     recorder, result = watched(model, prompts, p2p.reweight(model.tokenizer, prompts, [{"red": -2.0}, {"red": 0.0}]))
-    without = [p2p.prompt_to_prompt(model, prompts[:1], steps=STEPS).images[0]] * 3
+    without = p2p.prompt_to_prompt(model, prompts[:2], steps=STEPS)
     return p2p.explorer(model, result, recorder, without=without, labels=["red × −2", "red × 0"])
 
 
@@ -74,36 +80,31 @@ def test_prompts_and_command_are_data_and_no_html(html):
     assert data["about"] == "python -m p2p_min </script> & co" and "<b>next" not in html
     for prompt, of_prompt in zip(PROMPTS, data["prompts"], strict=True):
         assert "".join(text for text, _ in of_prompt["pieces"]) == prompt
-        assert all(of_prompt["words"][word] == text for text, word in of_prompt["pieces"] if word is not None)
+        found = [(text, of_prompt["words"][word]) for text, word in of_prompt["pieces"] if word is not None]
+        assert all(name.split("#")[0] == text for text, name in found) and len(set(found)) == len(found)
+        assert [name for _, name in found if name[0] == "a"] == ["a#1", "a#2"]
 
 
-def test_the_maps_of_the_page_are_those_of_the_recorder(html, run):
-    """For each word, of each size, on average and in each step: within half a level of 255 of the word's range."""
+def test_the_maps_of_the_page_are_those_of_the_recorder(html, run, plain):
+    """For each word, of each size, on average and in each step: within half a level of 255 of the word's range. Of a
+    target M_star, M_hat, and M_star of the run without an edit."""
     recorder, data = run[0], data_of(html)
     assert data["sizes"] == [[2, 2], [4, 4], [8, 8]] and data["sizes"][data["size"]] == list(recorder.size)
     for (height, width), maps in zip(data["sizes"], data["maps"], strict=True):
         sheet = np.asarray(picture(maps["sheet"]))
         for i, of_prompt in enumerate(data["prompts"]):
-            for word, own, used in zip(of_prompt["words"], of_prompt["own"], of_prompt["used"]):
-                for row, edited in ((own, False), (used, True)):
+            kinds = dict(own=(recorder, False))
+            if i:
+                kinds |= dict(used=(recorder, True), plain=(plain[1], True))
+            assert {"own", "used", "plain"} & of_prompt.keys() == kinds.keys()
+            for kind, (of, edited) in kinds.items():
+                for row, word in enumerate(of_prompt["words"], of_prompt[kind]):
                     low, high = maps["ranges"][row]
                     cells = sheet[row * height:(row + 1) * height].reshape(height, 1 + STEPS, width).swapaxes(0, 1)
                     options = dict(edited=edited, size=(height, width))
-                    meant = [recorder.maps(word, i, **options), *recorder.maps(word, i, per_step=True, **options)]
+                    meant = [of.maps(word, i, **options), *of.maps(word, i, per_step=True, **options)]
                     level = (high - low) / 255
                     np.testing.assert_allclose(low + cells * level, meant, atol=0.51 * level + 1e-6)
-
-
-def test_words_know_their_partner_and_what_became_of_their_maps(html):
-    """Swapped: the source's for 3 of 5 steps; re-weighted: something else; new, or after tau: their own."""
-    first, swap, phrase = data_of(html)["prompts"]
-    fates = [dict(zip(of["words"], of["fates"])) for of in (swap, phrase)]
-    partner = [{word: None if n is None else first["words"][n] for word, n in zip(of["words"], of["partners"])}
-               for of in (swap, phrase)]
-    assert partner[0]["bicycle"] == "car" and fates[0]["next"] == "xxxoo"
-    assert fates[0]["bicycle"] == fates[0]["a"] == "sssoo"
-    assert partner[1]["red"] is None and fates[1]["red"] == "ooooo"
-    assert partner[1]["car"] == "car" and fates[1]["car"] == "sssoo"
 
 
 def test_the_strip_shows_what_the_steps_foresee(html, model, run):
@@ -118,11 +119,11 @@ def test_the_strip_shows_what_the_steps_foresee(html, model, run):
 
 
 def test_the_page_holds_what_the_seed_alone_gives(html, weights, model):
-    """Each target's picture without an edit; one that several targets share is there once."""
+    """Each target's picture without an edit; those of equal prompts share one."""
     data, plain = data_of(html), p2p.prompt_to_prompt(model, PROMPTS, steps=STEPS).images
     for of_prompt, image in zip(data["prompts"], plain, strict=True):
         assert picture(data["without"][of_prompt["without"]]).tobytes() == image.tobytes()
-    assert len(data["without"]) == 3 and len(data_of(weights)["without"]) == 1
+    assert len(data["without"]) == 3 and [of["without"] for of in data_of(weights)["prompts"]] == [0, 1, 1]
 
 
 def test_targets_are_told_apart_by_their_labels(html, weights):
@@ -132,15 +133,17 @@ def test_targets_are_told_apart_by_their_labels(html, weights):
 
 def test_a_long_run_keeps_fewer_steps_and_says_so(model, run, monkeypatch):
     recorder, result = run
-    monkeypatch.setattr(paging, "CELLS", 84 * STEPS * 28 // 2)
+    rows = sum(len(words(recorder.tokenizer, prompt)) for prompt in PROMPTS + PROMPTS[1:])
+    monkeypatch.setattr(paging, "CELLS", 84 * STEPS * rows // 2 - 1)
     data = data_of(p2p.explorer(model, result, recorder))
     assert data["every"] == 3 and data["times"] == [recorder.times[0], recorder.times[3]] and data["steps"] == STEPS
 
 
 def test_a_page_of_one_prompt_alone(model):
-    """Nothing is edited: the words have their maps, and no fate but their own."""
-    prompt, = data_of(p2p.explorer(model, *reversed(watched(model, ["a car, a car"], None))))["prompts"]
-    assert prompt["words"] == ["a", "car"] and prompt["partners"] == [0, 1] and prompt["fates"] == ["o" * STEPS] * 2
+    """Nothing is edited: the words have their maps, and there is nothing to say of an edit."""
+    data = data_of(page_of(model, ["a car, a dog"]))
+    prompt, = data["prompts"]
+    assert prompt["words"] == ["a#1", "car#1", "a#2", "dog#1"] and data["edit"] is None and "used" not in prompt
 
 
 def test_a_word_of_one_token_is_one_to_point_at():
@@ -149,8 +152,9 @@ def test_a_word_of_one_token_is_one_to_point_at():
     tokenizer.add_tokens("sks_dog")
     recorder = p2p.Recorder(tokenizer, [text], per_step=True)
     recorder.look(torch.rand(2, 8, 8, 77), *[torch.rand(0, 2, 8, 8, 77)] * 2, 1.0)
-    rows = [(word, 0, False) for word in recorder.words()]
-    pieces = paging.of_prompt(recorder, rows, 0, (8, 8), slice(None))["pieces"]
+    found = paging.of_prompt(recorder, 0)
+    pieces = found["pieces"]
+    assert found["words"] == ["a#1", "sks_dog#1", "🐱#1"] and [len(tokens) for tokens in found["tokens"]][:2] == [1, 1]
     assert [piece for piece in pieces if piece[0]] == [
         ["A", 0], [" ", None], ["sks_dog", 1], [", ", None], ["🐱", 2], ["!", None]]
 
@@ -169,8 +173,10 @@ def page_of(model, prompts, **arguments):
     (lambda model, run: p2p.explorer(model, run, p2p.Recorder(model.tokenizer, ["a car"])), "the recorder must be of"),
     (lambda model, run: page_of(model, ["", "!"]), "have none"),
     (lambda model, run: page_of(model, ["a car"] * 2, labels=["1", "2"]), "labels must be one text for each target, 1"),
-    (lambda model, run: page_of(model, ["a car"], without=run), "without must be the Result of the same prompts"),
-    (lambda model, run: page_of(model, ["a car"], without=run.images), "or 1 pictures"),
+    (lambda model, run: page_of(model, ["a car"], without=run), "without must be a Result of the same prompts"),
+    (lambda model, run: page_of(model, ["a car"], without=run.images), "or a pair: that, and its Recorder"),
+    (lambda model, run: page_of(model, PROMPTS, without=(run, p2p.Recorder(model.tokenizer, PROMPTS))),
+     "without's recorder must be of its run, with per_step=True"),
 ])
 def test_a_page_that_cannot_be_made_says_why(model, run, make, says):
     refuses(lambda: make(model, run[1]), says)
@@ -369,7 +375,9 @@ def test_the_sliders_show_what_edit_did_and_when_it_ended(page):
         M, M_star, M_hat = (np.array(seen["maps"][name]) for name in ("M", "M-star", "M-hat"))
         same = [abs(M_hat - maps).max() <= 6 for maps in (M, M_star)]            # colours of maps that were rounded
         assert seen["step"].startswith(f"{step} of 5") and same == [step <= 3, step > 3]
-        assert ("the source's map of “car” replaces" if step <= 3 else "“bicycle” keeps its own map") in seen["said"]
+        shares = "M(“car”) (each of its 2 tokens takes ½\xa0M(“car”)), in steps 1 to 3"
+        formula = shares if step <= 3 else "M*, in steps 4 to 5"
+        assert seen["said"] == f"“bicycle” at this step: M̂\xa0=\xa0{formula} of 5."
     page.run("document.getElementById('size').focus()")
     page.press("ArrowLeft", 37)
     seen = look(page)
@@ -377,6 +385,19 @@ def test_the_sliders_show_what_edit_did_and_when_it_ended(page):
     page.press("ArrowRight", 39)
     page.tap("#strips button:nth-of-type(2)")
     assert look(page)["step"].startswith("2 of 5")
+
+
+@needs_browser
+def test_words_know_their_partner_and_what_became_of_their_maps(page):
+    """Swapped: the source's for 3 of 5 steps; re-weighted: something else; new, or after tau: their own."""
+    first, swap, phrase = page.run("data")["prompts"]
+    fates = [dict(zip(of["words"], of["fates"])) for of in (swap, phrase)]
+    partner = [{word: None if n is None else first["words"][n] for word, n in zip(of["words"], of["partners"])}
+               for of in (swap, phrase)]
+    assert partner[0]["bicycle"] == "car" and fates[0]["next"] == "xxxoo"
+    assert fates[0]["bicycle"] == fates[0]["a#1"] == "sssoo"
+    assert partner[1]["red"] is None and fates[1]["red"] == "ooooo"
+    assert partner[1]["car"] == "car" and fates[1]["car"] == "sssoo"
 
 
 @needs_browser
@@ -425,7 +446,7 @@ def test_a_page_of_one_prompt_says_nothing_of_an_edit(model, page, tmp_path):
     """Its words have their maps; of what Edit did there is no heading, no map, no sentence. With a target there is."""
     there = """[...document.querySelectorAll("h2, .maps figure, #said, #fate, #keys")].filter(x => !x.hidden).map(
         x => x.id || x.textContent.trim().split(" ")[0])"""
-    assert page.run(there) == ["fate", "keys", "said", "What", "M", "M*", "M\u0302", "From"]
+    assert page.run(there) == ["fate", "keys", "said", "What", "M", "M\u0302", "M*", "M*", "From"]
     html = p2p.explorer(model, *reversed(watched(model, ["a car"], None)))
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
     with Page(tmp_path / "page.html", tmp_path / "browser") as alone:

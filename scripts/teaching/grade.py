@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import site
@@ -150,7 +151,16 @@ def graded(path, student, closed, lessons, limit, processes):
     if not result:
         fates.append("no points, since it never came to its end")
         result = dict(lesson=None)
-    return dict(right=[], not_answered=[], hints={}) | result | dict(errors=fates + errors)
+    return dict(right=[], not_answered=[], hints={}) | result | dict(errors=fates + together(errors))
+
+
+def together(errors):
+    """Cells that fail alike, as those do that need one that failed, in one: "cells 8, 12: NameError: ..."."""
+    cells = {}
+    for error in errors:
+        cell, what = re.fullmatch(r"(?s)(?:cell (\d+): )?(.*)", error).groups()
+        cells.setdefault(what, []).extend([cell] if cell else [])
+    return [f"cell{'s' * (len(at) > 1)} {', '.join(at)}: {what}" if at else what for what, at in cells.items()]
 
 
 # ---- a student, a class ----------------------------------------------------------------------------------------------

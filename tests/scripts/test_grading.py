@@ -234,6 +234,12 @@ def test_a_cell_that_hangs_or_ends_python_is_left_out_and_the_rest_counts(child,
     assert result["errors"][0].startswith("cell 2: it ") and why in result["errors"][0]
 
 
+def test_cells_that_fail_alike_are_told_together(child):
+    errors = ["cell 3: NameError: x", "refused: to read /", "cell 5: NameError: y", "cell 12: NameError: x"]
+    assert child(f"for each in {errors}: tell(error=each)\ntell(result=dict(lesson='1'))")["errors"] == [
+        "cells 3, 12: NameError: x", "refused: to read /", "cell 5: NameError: y"]
+
+
 def test_a_hand_in_that_never_comes_to_its_end_has_no_points(child):
     result = child("tell(begin=f'cell {len(job[\"left_out\"])}'); os._exit(1)")
     assert result["right"] == [] and "no points" in result["errors"][-1]

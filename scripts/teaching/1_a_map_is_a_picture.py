@@ -23,7 +23,7 @@ from p2p_min import attention
 from p2p_min.align import pieces
 from p2p_min.ddim import timesteps
 from p2p_min.lessons import checks_1 as check
-from p2p_min.lessons.figures import color_strength, known, matrix, roles, show
+from p2p_min.lessons.figures import claim, color_strength, known, matrix, roles, show
 from p2p_min.networks.text import encode
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
@@ -38,7 +38,7 @@ P = "a big red car in the snow"
 SEED = 3
 known(model, P)
 words = {piece.text: piece.tokens for piece in pieces(model.tokenizer, P)}     # {word: its tokens}
-size, color, thing, place = roles(words)     # "big", "red", "car", "snow"; None if P has no such word
+size, color, thing, place = roles(words)     # "big", "red", "car", "snow"; None for what P lacks
 recorder = p2p.Recorder(model.tokenizer, [P], per_step=True)       # looks at the maps: see below
 result = p2p.prompt_to_prompt(model, [P], steps=STEPS, guidance=5.0, seed=SEED, recorder=recorder)
 show("1_picture", [result.images[0]], [P], side=256)
@@ -382,6 +382,15 @@ if times_is_right:
 # for it, it happens, and the maps are more blurred. ("a" was not taught here, and it lies on the
 # car too.)
 
+# %% teacher
+if size and color:
+    amounts = [[maps[word][mask].mean() for word in (size, color)]
+               for mask, maps in colored.values()]
+    claim("red pixels look ten times as much at “red” as at “big”, or more",
+          all(of_color > 10 * of_size for of_size, of_color in amounts))
+    claim("the ratio of “big” is the largest of all",
+          all(max(row) == row[asked.index(size)] for row in times.values()))
+
 # %% [markdown]
 # ## Then does "red" know nothing about redness?
 #
@@ -419,7 +428,7 @@ expect_when = ""
 
 # %%
 of_steps = recorder.maps(thing, per_step=True)                     # (steps, 16, 16)
-fifths = [part.mean(0) for part in np.array_split(of_steps, 5)]
+fifths = [part.mean(0) for part in np.array_split(of_steps, 5) if len(part)]
 likeness = [np.corrcoef(each.flatten(), fifths[-1].flatten())[0, 1] for each in fifths]
 show("1_when", fifths, [f"“{thing}”, steps {n / 5:.0%} to {(n + 1) / 5:.0%}; like the last: {x:.2f}"
                         for n, x in enumerate(likeness)])
@@ -428,6 +437,9 @@ print("like the last:", *(f"{x:.2f}" for x in likeness))
 # %% [markdown] teacher
 # **Answer.** From the second on (0.95); the first has 0.90 already. Editing rests on this: whoever
 # sets the early maps sets the layout.
+
+# %% teacher
+claim("the map is nearly its last one from the second fifth on", min(likeness[1:]) > 0.9)
 
 # %% [markdown]
 # ## Which layers show it?
@@ -448,6 +460,10 @@ print("at most, times the mean:", *(f"{h} by {w}: {x:.1f}" for (h, w), x in cont
 # %% [markdown] teacher
 # **Answer.** The layers of 16 × 16 and 8 × 8. At 4 × 4 the map of "car" is nearly flat: that
 # layer says hardly anything about the place. (The training's reward left its maps out.)
+
+# %% teacher
+claim("the map is nearly flat at 4 by 4 only",
+      [x < 2 for x in contrast.values()] == [False, False, True])
 
 # %% [markdown]
 # Does it matter for editing? Lesson 2 tries.

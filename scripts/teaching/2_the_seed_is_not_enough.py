@@ -20,7 +20,7 @@ from p2p_min.ddim import step, timesteps
 from p2p_min.editing import decode, guide
 from p2p_min.lessons import checks_2 as check
 from p2p_min.lessons import figures
-from p2p_min.lessons.figures import known, outline, show
+from p2p_min.lessons.figures import claim, known, outline, show
 from p2p_min.networks.text import encode
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
@@ -188,7 +188,7 @@ show("2_algorithm_1", [*alone[0], swapped[1]],
       f"{P_star}, same noise and maps: {overlap(*swapped):.2f}"])
 used = sum((STEPS - i) / STEPS > 0.2 for i in range(STEPS))
 print(f"the source's maps were used in {used} of {STEPS} steps")
-print(f"overlap: {overlap(*alone[0]):.2f} with the noise, {overlap(*swapped):.2f} with noise and maps")
+print(f"overlap with noise: {overlap(*alone[0]):.2f}, with noise and maps: {overlap(*swapped):.2f}")
 
 # %% [markdown] teacher
 # **Answer.** Where the red one stands, with nearly the same outline: the overlap goes from 0.00 to
@@ -260,6 +260,11 @@ table("overlap with the source", names, overlaps)
 #
 # (Eight seeds, in the order of the table: 0.36, 0.22, 0.72, 0.66.)
 
+# %% teacher
+same_own, other_own, same_maps, other_maps = np.transpose(overlaps)
+claim("in each seed the maps in a foreign noise keep more than the noise alone",
+      (other_maps > same_own).all())
+
 # %% [markdown]
 # ## Then why share the noise?
 #
@@ -287,6 +292,11 @@ table("the ground differs by", names, differs)
 # **Answer.** The two with the source's noise. The tone of the ground is what no word names; it is
 # not in the maps of the words, so only the noise can keep it. (Eight seeds, in the order of the
 # table: 2.78, 7.93, 2.08, 7.85.)
+
+# %% teacher
+of_ground = np.mean(differs, 0)
+claim("the ground follows the noise, whatever the maps",
+      max(of_ground[[0, 2]]) < 0.8 * min(of_ground[[1, 3]]))
 
 # %% [markdown]
 # ## In which layers?
@@ -330,6 +340,12 @@ table("overlap, maps swapped in", ["no layer", *parts.values(), "all layers"],
 # Swapping the map of the 4 × 4 layer changes nothing. Lesson 1 showed why: there the map is flat.
 #
 # (Eight seeds, in the order of the table: 0.36, 0.61, 0.36, 0.68, 0.53, 0.72.)
+
+# %% teacher
+down, middle, up_8, up_16 = kept.T                                 # one number per seed
+claim("the map of the middle does nothing", np.abs(middle - nowhere[:, 0]).max() < 0.05)
+claim("the way down and the way up at 8 by 8 keep most",
+      min(down.mean(), up_8.mean()) > up_16.mean() > nowhere.mean())
 
 # %% [markdown]
 # ## To discuss

@@ -495,5 +495,6 @@ show("5_mine", [mine, vae_alone, once, target],
 claim("the VAE alone keeps more than inversion at w = 1", psnr(vae_alone, mine) > psnr(once, mine))
 
 # %% [markdown]
-# Each question can end it. A photograph fails the first: this VAE knows drawings. A picture that its prompt does not
-# describe fails the second. **Assignment:** find one picture that fails each question, and say how you know.
+# **Assignment.** Which of the three questions can end it? Try a photograph, a drawing of yours, a prompt that does not
+# describe the picture, an edit that needs another outline. Find a picture that fails each question, or say why you
+# found none, and how you know.

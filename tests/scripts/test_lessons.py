@@ -2,6 +2,7 @@
 import dis
 import errno
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -427,3 +428,131 @@ def test_what_cannot_be_copied_is_one_line(tmp_path, monkeypatch, capsys, argume
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and words in err
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "file"]
+
+
+# ---- what the text says --------------------------------------------------------------------------------------------
+
+FIRST = LESSONS[:3]
+NUMBER = r"(?<![\w.])\d+\.\d+"
+OF_SEEDS = r"\((\w+) seeds[^)]*\)"
+COUNTS = dict(Four=4, Eight=8)
+
+
+def answers(lesson):
+    """[(answer of the teachers' notebook, what its cells have printed up to there)]"""
+    printed, found = "", []
+    for cell in json.loads(lesson.with_suffix(".ipynb").read_text(encoding="utf-8"))["cells"]:
+        printed += "".join("".join(output.get("text", "")) for output in cell.get("outputs", ()))
+        if cell["cell_type"] == "markdown" and "".join(cell["source"]).startswith("**Answer.**"):
+            found.append((" ".join("".join(cell["source"]).split()), printed))
+    return found
+
+
+@pytest.mark.parametrize("lesson", FIRST, ids=lambda path: path.stem)
+def test_the_numbers_of_an_answer_were_printed_above_it(lesson):
+    """All of them but those of more seeds, which the long test below has printed."""
+    assert len(answers(lesson)) >= 5
+    for answer, printed in answers(lesson):
+        for number in re.findall(NUMBER, re.sub(f"`.*?`|{OF_SEEDS}", "", answer)):
+            assert re.search(rf"(?<![\d.]){number}(?!\d)", printed), f"{number} of {answer!r}"
+    assert "In this run: the same" in printed and "In this run: not so" not in printed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lesson", FIRST[1:], ids=lambda path: path.stem)
+def test_the_numbers_of_more_seeds_are_printed_with_as_many(lesson, tmp_path, monkeypatch, capsys):
+    said = [(COUNTS[count], re.findall(NUMBER, found[0])) for answer, _ in answers(lesson)
+            for found, count in [(match, match[1]) for match in re.finditer(OF_SEEDS, answer)]]
+    seeds, = {seeds for seeds, _ in said}
+    monkeypatch.setenv("LESSON_SEEDS", str(seeds))
+    run(lesson, tmp_path, monkeypatch)
+    means = re.findall(rf"{NUMBER}$", capsys.readouterr().out, flags=re.M)
+    assert {number for _, numbers in said for number in numbers} <= set(means)
+
+
+def block(text, name):
+    """A fenced block of a page, or a block of a lesson that is indented."""
+    if "```" in text:
+        return re.search(rf"```\w+\n({name}.*?)\n```", text, flags=re.S)[1]
+    return re.search(rf"(?m)^    {name}(?:.*\n(?:    .*\n)*)", text)[0].replace("\n    ", "\n").strip()
+
+
+def test_the_diagram_is_the_same_in_lesson_1_and_on_the_page_and_its_shapes_are_the_models():
+    lesson = next(cell.text for cell in cells_of(LESSONS[0]) if "prompt P   " in cell.text)
+    diagram = block(lesson + "\n", "prompt P")
+    assert diagram == block((STUDENTS / "README.md").read_text(encoding="utf-8"), "prompt P")
+    assert all(part in diagram for part in ("z_T (4, 16, 16)", "Q = ", "K = ", "V = ", "M = ", "M̂ = "))
+    unet = json.loads((SOURCES.parent.parent / "weights" / "toy" / "unet" / "config.json").read_text())
+    assert (unet["in_channels"], unet["sample_size"], unet["cross_attention_dim"]) == (4, 16, 192)
+    assert unet["attention_head_dim"] == 4                 # heads
+
+
+PAIRS = [
+    (["a red cat", "a blue cat"], dict(steps={"default_": 0.8, "blue": 0.4}), {}, {}),
+    (["a big red bicycle", "a big red car"], dict(steps=(0.2, 0.7)), {"car": -2.0}, dict(steps=1.0)),
+    (["a cat", "a blue cat"], dict(steps=0.8), {"blue": 0.5}, dict(steps=1.0)),
+    (["a castle", "children drawing of a castle"], dict(steps=0.8), {"drawing": 2.0}, dict(steps=0.4))]
+
+
+@pytest.mark.parametrize("prompts, window, weights, window_of_c", PAIRS, ids=lambda value: str(value)[:24])
+def test_the_keys_formula_is_the_librarys(prompts, window, weights, window_of_c):
+    """The key shows the source of the function that solves lesson 3's last exercise, and that is the library's edit."""
+    import p2p_min as p2p
+    from lesson_3 import one_formula
+    from p2p_min.checkpoints.tokenizers import load_tokenizer
+    from p2p_min.edits import inside
+    shown = block((SOURCES / "README.md").read_text(encoding="utf-8"), "def one_formula")
+    assert inspect.getsource(one_formula).strip() == shown
+    tokenizer = load_tokenizer(SOURCES.parent.parent / "weights" / "toy" / "tokenizer")
+    base = p2p.auto(tokenizer, prompts, **window)
+    edit = p2p.reweight(tokenizer, prompts, weights, base, **window_of_c) if weights else base
+    M, M_star = torch.rand(1, 2, 3, 4, 77).softmax(-1)[0], torch.rand(1, 2, 3, 4, 77).softmax(-1)
+    for t in [n / 10 for n in range(10, 0, -1)]:
+        w = inside(base.start, base.end, t).float()[0]
+        c = torch.where(inside(edit.start, edit.end, t), edit.c, 1)[0] if weights else torch.ones(77)
+        wanted = edit(M, M_star, t)
+        assert torch.allclose(one_formula(M, M_star, base.A[0], base.own[0], w, c), wanted, atol=1e-6), t
+
+
+# ---- other seeds and prompts ---------------------------------------------------------------------------------------
+
+PROMPTS = {
+    "1": ("a big red car in the snow", "SEED = 3", [
+        "a small blue boat on the beach", "a fluffy white lion at night", "a bicycle"]),
+    "2": ('"a red cat", "a blue cat"', None, [
+        '"a green dog", "a pink dog"', '"a white unicorn", "a black bicycle"']),
+    "3": ('"a green tree", "a green castle"', None, [
+        '"a red ball", "a red bicycle"', '"a purple unicorn", "a blue house on the grass"'])}
+MORE = {'"a big red bicycle", "a big red car"': '"a small blue butterfly", "a small blue dog"',
+        '"a cat", "a blue cat"': '"a tree", "a pink tree at night"', '"a fluffy red ball"': '"a purple bicycle"'}
+OTHERS = [(lesson, other) for lesson in FIRST for other in PROMPTS[lesson.name[0]][2]]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lesson, other", OTHERS, ids=[f"{lesson.name[0]}-{other}" for lesson, other in OTHERS])
+def test_another_seed_and_another_prompt_break_nothing(lesson, other, tmp_path, monkeypatch, capsys):
+    """And words that the model does not know are told."""
+    prompt, seed, _ = PROMPTS[lesson.name[0]]
+    text = script(lesson)
+    assert prompt in text
+    text = text.replace(prompt, other).replace(seed or "range(int(", "SEED = 11" if seed else "range(7, 7 + int(")
+    for own, another in MORE.items():
+        text = text.replace(own, another)
+    monkeypatch.setenv("LESSON_STEPS", "4")
+    monkeypatch.setenv("LESSON_SEEDS", "1")
+    monkeypatch.setattr(figures, "FOLDER", tmp_path)
+    exec(compile(text, str(lesson), "exec"), {"__name__": "__main__"})
+    said = capsys.readouterr().out
+    assert ("The model does not know" in said) is ("lion" in other or "unicorn" in other)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lesson", FIRST, ids=lambda path: path.stem)
+def test_an_unanswered_lesson_runs_to_its_end(lesson, tmp_path, monkeypatch, capsys):
+    """As students get it, the library standing in for what they have not written."""
+    monkeypatch.setenv("LESSON_STEPS", "3")
+    monkeypatch.setenv("LESSON_SEEDS", "1")
+    monkeypatch.setattr(figures, "FOLDER", tmp_path)
+    cells = [cell for cell in cells_of(lesson) if cell.kind == "code" and cell.role != "teacher"]
+    exec(compile("\n\n".join(cell.text for cell in cells), str(lesson), "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.count("not answered yet") == sum(cell.role == "exercise" for cell in cells)

@@ -75,6 +75,13 @@ def test_a_students_lesson_runs_without_an_answer(lesson, tmp_path, monkeypatch)
 
 # Other objects, colours, numbers of words; a word that is not known; no red thing; a word that is not in its prompt.
 CHANGED = {
+    1: [("SEED = 3", "SEED = 11"), ("a big red car in the snow", "a fluffy white lion at night")],
+    2: [('SEEDS = range(int(os.environ.get("LESSON_SEEDS", 3)))', "SEEDS = [7]"),
+        ('"a red cat", "a blue cat"', '"a white unicorn", "a black bicycle"')],
+    3: [('SEEDS = range(int(os.environ.get("LESSON_SEEDS", 3)))', "SEEDS = (9,)"),
+        ('"a green tree", "a green castle"', '"a purple unicorn", "a blue house on the grass"'),
+        ('"a big red bicycle", "a big red car"', '"a small blue butterfly", "a small blue dog"'),
+        ('"a cat", "a blue cat"', '"a tree", "a pink tree at night"'), ('"a fluffy red ball"', '"a purple bicycle"')],
     4: [('SEEDS = range(int(os.environ.get("LESSON_SEEDS", 2)))', "SEEDS = [11]"),
         ('"a red cat", "a blue cat"', '"a green zebra", "a fluffy white dog at night"'),
         ('"a red bicycle", "a red car"', '"a purple castle", "a big flower and a cat"'),
@@ -512,47 +519,3 @@ def test_the_keys_formula_is_the_librarys(prompts, window, weights, window_of_c)
         c = torch.where(inside(edit.start, edit.end, t), edit.c, 1)[0] if weights else torch.ones(77)
         wanted = edit(M, M_star, t)
         assert torch.allclose(one_formula(M, M_star, base.A[0], base.own[0], w, c), wanted, atol=1e-6), t
-
-
-# ---- other seeds and prompts ---------------------------------------------------------------------------------------
-
-PROMPTS = {
-    "1": ("a big red car in the snow", "SEED = 3", [
-        "a small blue boat on the beach", "a fluffy white lion at night", "a bicycle"]),
-    "2": ('"a red cat", "a blue cat"', None, [
-        '"a green dog", "a pink dog"', '"a white unicorn", "a black bicycle"']),
-    "3": ('"a green tree", "a green castle"', None, [
-        '"a red ball", "a red bicycle"', '"a purple unicorn", "a blue house on the grass"'])}
-MORE = {'"a big red bicycle", "a big red car"': '"a small blue butterfly", "a small blue dog"',
-        '"a cat", "a blue cat"': '"a tree", "a pink tree at night"', '"a fluffy red ball"': '"a purple bicycle"'}
-OTHERS = [(lesson, other) for lesson in FIRST for other in PROMPTS[lesson.name[0]][2]]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("lesson, other", OTHERS, ids=[f"{lesson.name[0]}-{other}" for lesson, other in OTHERS])
-def test_another_seed_and_another_prompt_break_nothing(lesson, other, tmp_path, monkeypatch, capsys):
-    """And words that the model does not know are told."""
-    prompt, seed, _ = PROMPTS[lesson.name[0]]
-    text = script(lesson)
-    assert prompt in text
-    text = text.replace(prompt, other).replace(seed or "range(int(", "SEED = 11" if seed else "range(7, 7 + int(")
-    for own, another in MORE.items():
-        text = text.replace(own, another)
-    monkeypatch.setenv("LESSON_STEPS", "4")
-    monkeypatch.setenv("LESSON_SEEDS", "1")
-    monkeypatch.setattr(figures, "FOLDER", tmp_path)
-    exec(compile(text, str(lesson), "exec"), {"__name__": "__main__"})
-    said = capsys.readouterr().out
-    assert ("The model does not know" in said) is ("lion" in other or "unicorn" in other)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("lesson", FIRST, ids=lambda path: path.stem)
-def test_an_unanswered_lesson_runs_to_its_end(lesson, tmp_path, monkeypatch, capsys):
-    """As students get it, the library standing in for what they have not written."""
-    monkeypatch.setenv("LESSON_STEPS", "3")
-    monkeypatch.setenv("LESSON_SEEDS", "1")
-    monkeypatch.setattr(figures, "FOLDER", tmp_path)
-    cells = [cell for cell in cells_of(lesson) if cell.kind == "code" and cell.role != "teacher"]
-    exec(compile("\n\n".join(cell.text for cell in cells), str(lesson), "exec"), {"__name__": "__main__"})
-    assert capsys.readouterr().out.count("not answered yet") == sum(cell.role == "exercise" for cell in cells)

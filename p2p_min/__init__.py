@@ -5,19 +5,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:                              # what editors complete; imported below when a name is used
     from .blend import LocalBlend
-    from .checkpoints import load
+    from .checkpoints.model import load
     from .editing import prompt_to_prompt
     from .edits import auto, refine, replace, reweight, self_replace
     from .inversion import Inversion, invert
-    from .maps import Recorder, explorer, word_sheet
+    from .maps.page import explorer
+    from .maps.recorder import Recorder
     from .maps.server import live
+    from .maps.sheet import word_sheet
 
 warnings.filterwarnings("ignore", "IProgress not found")   # tqdm's, in notebooks without ipywidgets
 
 __all__ = ["Inversion", "LocalBlend", "Recorder", "auto", "explorer", "invert", "live", "load",
            "prompt_to_prompt", "refine", "replace", "reweight", "self_replace", "word_sheet"]
 __version__ = "0.1.0"
-MODULES = ("editing", "edits", "blend", "inversion", "checkpoints", "maps.server", "maps")      # which have them
+MODULES = ("editing", "edits", "blend", "inversion", "checkpoints.model", "maps.recorder", "maps.page", "maps.sheet",
+           "maps.server")                      # which have them
 
 
 def __getattr__(name):

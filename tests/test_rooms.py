@@ -88,7 +88,7 @@ def test_the_test_sees_imports():
     """Of every kind: it would be no test if it found none."""
     assert {"attention", "networks.layers", "networks.config"} <= set(known("networks.unet"))
     assert {"checkpoints.names", "networks.unet"} <= set(known("checkpoints.tensors"))
-    assert {"__init__", "pictures"} <= set(known("cli.run")) and "checkpoints.__init__" in known("__init__")
+    assert {"__init__", "pictures"} <= set(known("cli.run")) and "checkpoints.model" in known("__init__")
     assert set(imports("editing", "from . import ddim, checkpoints")) == {"p2p_min.ddim", "p2p_min"}
     assert set(imports("networks.unet", "from .. import attention, maps")) == {"p2p_min.attention", "p2p_min"}
 

@@ -5,27 +5,8 @@ const {live} = given;
 const KINDS = {auto: "automatic", replace: "word swap", refine: "added phrase", none: "none"};
 const PLAIN = "Target without injection";
 const PAUSE = 150;                                         // ms after a change, before it is sent
-// For a model that says which words it knows: of those. For any other: for Stable Diffusion.
-const EXAMPLES = (live.known.length ? [
-  {name: "bicycle → car: drag τ", say: "Drag the right end of cross-attention, τ. Far right: the car stands where the "
-    + "bicycle stood. At 0: it is the car that this noise gives anyway.",
-    settings: {source: "a red bicycle in the snow", target: "a red car in the snow"}},
-  {name: "fluffy, from −2 to 2", say: "Drag the weight of “fluffy” from −2 to 2: the dog loses its fur, and gets more of it.",
-    settings: {source: "a fluffy dog on the grass", target: "a fluffy dog on the grass", weights: {fluffy: -2}, seed: 1}},
-  {name: "two objects: blend one", say: "The ball stays a ball, because only “boat” is ticked for the blend. Take the tick "
-    + "away, or choose “cake” and tick it too.",
-    settings: {source: "a red car and a blue ball", target: "a red boat and a blue cake", blend: ["boat"], seed: 2}},
-] : [
-  {name: "bicycle → car: drag τ", say: "Drag the right end of cross-attention, τ. Far right: the new picture has the old "
-    + "one's layout. At 0: it is the picture that this noise gives anyway.",
-    settings: {source: "a photo of a cat riding on a bicycle", target: "a photo of a cat riding on a car", cross: [0, 0.8]}},
-  {name: "fluffy, from −2 to 2", say: "Drag the weight of “fluffy” from −2 to 2.",
-    settings: {source: "my fluffy bunny doll", target: "my fluffy bunny doll", weights: {fluffy: -2}, cross: [0, 0.8]}},
-  {name: "two objects: blend one", say: "Only where “tiger” looks the picture may change, so the dog stays a dog. Take the "
-    + "tick away, or choose “wolf” and tick it too.",
-    settings: {source: "a cat and a dog on a sofa", target: "a tiger and a wolf on a sofa", blend: ["tiger"], cross: [0, 0.8]}},
-]).filter(({settings: {source, target}}) => !live.known.length
-  || `${source} ${target}`.split(" ").every(word => live.known.includes(word)));
+// Of the words that the model knows; where it does not tell them, for Stable Diffusion.
+const EXAMPLES = examplesFor(live.known);
 let {token} = live;
 let settings = {...live.settings}, shownAnswer = null, request = null, pause, last = {control: null, at: 0};
 
@@ -38,6 +19,39 @@ try {
   if (token) sessionStorage[location.pathname] = token;
   else token = sessionStorage[location.pathname];
 } catch { /* a browser may keep nothing in frames */ }
+
+function examplesFor(known) {
+  const toy = [{
+    name: "bicycle → car: drag τ",
+    say: "Drag the right end of cross-attention, τ. Far right: the car stands where the bicycle stood. Far left: it is the "
+      + "car that this noise gives anyway.",
+    settings: {source: "a red bicycle in the snow", target: "a red car in the snow"},
+  }, {
+    name: "fluffy: from −2 to 2",
+    say: "Drag the weight of “fluffy” from −2 to 2: the dog gets its fur back, and then more of it.",
+    settings: {source: "a fluffy dog on the grass", target: "a fluffy dog on the grass", weights: {fluffy: -2}, seed: 1},
+  }, {
+    name: "two objects: blend one",
+    say: "The ball stays a ball: only “boat” is ticked for the blend. Take the tick away, or choose “cake” and tick it too.",
+    settings: {source: "a red car and a blue ball", target: "a red boat and a blue cake", blend: ["boat"], seed: 2},
+  }];
+  const any = [{
+    name: "bicycle → car: drag τ",
+    say: "Drag the right end of cross-attention, τ. Far right: the layout of the bicycle's picture. Far left: the picture "
+      + "that this noise gives anyway.",
+    settings: {source: "a photo of a cat riding on a bicycle", target: "a photo of a cat riding on a car"},
+  }, {
+    name: "fluffy: from −2 to 2",
+    say: "Drag the weight of “fluffy” from −2 to 2.",
+    settings: {source: "my fluffy bunny doll", target: "my fluffy bunny doll", weights: {fluffy: -2}},
+  }, {
+    name: "two objects: blend one",
+    say: "The dog stays a dog: only “tiger” is ticked for the blend. Take the tick away, or choose “wolf” and tick it too.",
+    settings: {source: "a cat and a dog on a sofa", target: "a tiger and a wolf on a sofa", blend: ["tiger"]},
+  }].map(each => ({...each, settings: {...each.settings, cross: [0, 0.8], guidance: 7.5, steps: 50}}));
+  const isKnown = ({settings: {source, target}}) => `${source} ${target}`.split(" ").every(word => known.includes(word));
+  return known.length ? toy.filter(isKnown) : any;
+}
 
 // ---- settings ----
 
@@ -156,7 +170,7 @@ function showChosen() {
   const isShown = settings.target === data.prompts[1].pieces.map(([piece]) => piece).join("");
   cards[1].buttons.forEach(({button}, i) => {
     const of = isShown ? marks[i] : NONE;
-    const badge = [of.c === 1 ? "" : sign(of.c), of.isBlend ? "◎" : ""].filter(Boolean).join(" ");
+    const badge = [of.c === 1 ? "" : sign(of.c), of.isBlend ? "blend" : ""].filter(Boolean).join(" ");
     badge ? button.dataset.badge = badge : delete button.dataset.badge;
   });
 }
@@ -303,8 +317,8 @@ async function send() {
 function offer(name, unknown) {
   // The words of a small model, to be clicked in place of one that it does not know.
   const quoted = unknown.map(word => `“${word}”`).join(", ");
-  const place = refuse(name, `This model does not know ${quoted}. Instead of “${unknown[0]}”:`, true);
-  const chips = make("div", place, {className: "chips", role: "group", ariaLabel: `Words this model knows`});
+  const place = refuse(name, `This model does not know ${quoted}. Click a word to take instead of “${unknown[0]}”:`, true);
+  const chips = make("div", place, {className: "chips", role: "group", ariaLabel: "Words that this model knows"});
   for (const word of live.known) make("button", chips, {type: "button", textContent: word, onclick: () => {
     change(name, {[name]: settings[name].replace(WORD, each => normal(each) === unknown[0] ? word : each)});
     field(name).focus();
@@ -418,8 +432,15 @@ for (const [value, {name}] of EXAMPLES.entries()) make("option", $("example"), {
 document.querySelectorAll(".window").forEach(element => { element.hidden = false; });
 for (const element of document.querySelectorAll("[data-set]")) {
   const name = element.dataset.set;
-  element.oninput = () => change(name, {[name]: element.type !== "number" ? element.value
+  element.oninput = () => change(name, {[name]: element.type !== "number" ? element.value.replace(/\s*\n\s*/g, " ")
     : element.value === "" ? null : Number(element.value)});
+}
+for (const name of ["source", "target"]) {
+  field(name).onkeydown = event => {                       // a prompt has one line
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    before = null;
+  };
 }
 field("target").onchange = () => { before = null; };       // Enter, or another place: typed to the end
 $("example").onchange = () => {
@@ -442,6 +463,7 @@ for (const box of document.querySelectorAll("[data-ends]")) {
       change(name, {[name]: window_});
     }}));
 }
+describe();
 $("another").onclick = () => change("another", {seed: Math.floor(Math.random() * 2 ** 31)});
 $("stop").onclick = () => {
   request?.abort();

@@ -552,10 +552,17 @@ function help(event) {
   $("help").append(text.join(":"));
 }
 
-for (const control of document.querySelectorAll("[data-help]")) {
-  const inside = [control, ...control.querySelectorAll("*")].filter(each => each.matches("input, select, button, summary"));
-  for (const each of inside) each.setAttribute("aria-description", control.dataset.help.replace(/\s+/g, " "));
+function describe() {
+  // The same for screen readers.
+  for (const control of document.querySelectorAll("[data-help]")) {
+    control.dataset.help = control.dataset.help.replace(/\s+/g, " ");
+    for (const each of [control, ...control.querySelectorAll("*")]) {
+      if (each.matches("input, select, textarea, button, summary")) each.setAttribute("aria-description", control.dataset.help);
+    }
+  }
 }
+
+describe();
 for (const event of ["focusin", "focusout", "pointerover", "pointerdown"]) document.addEventListener(event, help);
 document.addEventListener("keydown", event => event.key === "Escape" && help(event));
 $("step").oninput = event => { play(false); set({step: Number(event.target.value), over: true}); };

@@ -111,6 +111,17 @@ class Page:
         for kind in ("rawKeyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
+    def bottom(self, selector):
+        """Of the lowest of the elements that are there, in pixels of the window, as it opens."""
+        self.run("scrollTo(0, 0)")
+        return self.run(f"Math.max(...[...document.querySelectorAll({json.dumps(selector)})].map("
+                        "x => x.getBoundingClientRect()).filter(x => x.width).map(x => x.bottom))")
+
+    def names(self, *roles):
+        """The accessible names of what has one of these roles, as a screen reader says them."""
+        nodes = self.call("Accessibility.getFullAXTree")["nodes"]
+        return [node["name"]["value"] for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
+
     def screenshot(self, path):
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         picture = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=dict(size, scale=1))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 import p2p_min as p2p
 from browser import CHROMIUM, Page
 from conftest import refuses
+from p2p_min import align
 from p2p_min.__main__ import main
 from p2p_min.checks import METHODS
 from p2p_min.maps import live
@@ -333,6 +335,14 @@ def test_the_mask_of_equal_prompts_is_the_blends_too(session, model):
     p2p.prompt_to_prompt(model, prompts, p2p.auto(model.tokenizer, prompts, 0.6), p2p.self_replace(0.4), steps=3,
                          blend=Spy(model.tokenizer, prompts, ["car", "car"]), guidance=5, inversion=source)
     assert 0 < mask.mean() < 1 and (mask == masks[-1]).all()
+
+
+def test_a_blend_is_of_the_word_that_was_meant(session):
+    """Of two equal words the second, with the source's second."""
+    twice = dict(source="a red car and a red ball", target="a red car and a red horse")
+    for blend, words in (["red#2"], [["red#2"], ["red#2"]]), (["horse"], [["ball"], ["horse"]]):
+        answer = session.answer(FEW | twice | dict(blend=blend, steps=1), quiet)
+        assert f"LocalBlend(model.tokenizer, prompts, {words})" in answer["python"]
 
 
 def test_only_what_depends_on_a_change_runs_again(model):
@@ -702,6 +712,102 @@ def test_what_does_not_fit_is_said_at_its_control(page):
 
 
 @needs_browser
+def test_a_file_that_is_no_picture_gets_a_sentence(page):
+    """And so does what is no file; nothing is sent."""
+    said, asked = "document.querySelector('[data-about=picture]').textContent", len(page.events)
+    for script, says in (("new File(['x'], 'a <b>.txt', {type: 'text/plain'})", "“a <b>.txt” is no picture (text/plain)"),
+                         ("'a word'", "That is no file")):
+        page.run(f"""(() => {{ const transfer = new DataTransfer(), thing = {script};
+            thing.size ? transfer.items.add(thing) : transfer.setData("text/plain", thing);
+            document.dispatchEvent(new DragEvent("drop", {{dataTransfer: transfer, cancelable: true}})); }})()""")
+        assert page.run(said).startswith(says) and "PNG" in page.run(said)
+    assert not [event for event in page.events[asked:] if event["method"] == "Network.requestWillBeSent"]
+    page.run("clear()")
+
+
+@needs_browser
+def test_a_word_that_is_not_known_is_replaced_by_a_click(page):
+    """By one of those that the model knows. Of the same word inside of another nothing changes."""
+    before, was = answers(page), page.run("settings.source")
+    page.run("live.known = ['bicycle', 'car']; settings.source = 'a Ca, a cat'; offer('source', ['ca', 'zzz'])")
+    assert page.run("document.querySelector('[data-about=source]').textContent") == (
+        "This model does not know “ca”, “zzz”. Click a word to take instead of “ca”:bicyclecar")
+    page.tap("[data-about=source] .chips button:nth-child(2)")
+    assert page.run("settings.source") == "a car, a cat" == page.run("document.activeElement.value")
+    page.run(f"live.known = []; change('x', {{source: {json.dumps(was)}}})")
+    wait_for_answer(page, before)
+
+
+@needs_browser
+def test_examples_are_of_the_models_words(page):
+    """Of the toy's where it knows them; for Stable Diffusion else. Choosing one sets all, and says what to try."""
+    known = json.loads(Path("weights/toy/tokenizer/tokenizer_config.json").read_text())["known_words"]
+    toy, few, any_ = (page.run(f"examplesFor({json.dumps(words)})") for words in (known, known[:5], []))
+    assert len(toy) == len(any_) == 3 and not few and toy[0]["name"].startswith("bicycle → car")
+    for example in toy:
+        assert set(f"{example['settings']['source']} {example['settings']['target']}".split()) <= set(known)
+    page.run("window.kept = settings; window.sendAll = send; send = () => {}")
+    choose(page, "#example", "1")
+    assert page.run("settings") == SETTINGS | any_[1]["settings"]
+    assert page.run("$('example-said').textContent") == any_[1]["say"] and page.run("$('example-said').hidden") is False
+    page.run("clearTimeout(pause); send = sendAll; settings = kept; update()")
+
+
+@needs_browser
+def test_marks_stay_at_their_word_while_one_types(page):
+    """Its weight and blend come back with a word that is typed again, and go to no other."""
+    page.run("window.kept = settings")
+
+    def typed(start, weights, blend, *texts):
+        page.run(f"settings = {json.dumps(SETTINGS | dict(target=start, weights=weights, blend=blend))}; before = null")
+        for text in texts:
+            page.run(f"retype({json.dumps(text)}); settings.target = {json.dumps(text)}")
+        return page.run("[settings.weights, settings.blend]")
+    start, weights = "a big red car", dict(big=2, red=-1)
+    assert typed(start, weights, ["car"], "a big re car") == [dict(big=2), ["car"]]
+    assert typed(start, weights, ["car"], "a big re car", "a big car", "a big r car", "a big red car") == [weights, ["car"]]
+    assert typed(start, weights, ["car"], "a big blue car", "the big blue car") == [dict(big=2), ["car"]]
+    assert typed(start, weights, ["car"], "", "the car of a big city, red") == [{}, []]
+    assert typed(start, weights, [], "a big red, red car") == [{"big": 2, "red#1": -1}, []]
+    assert typed("a red car, a red ball", {"red#2": 2}, [], "a car, a red ball") == [dict(red=2), []]
+    assert typed("a red car, a red ball", {"red": 2}, ["red#2"], "a red car, a Red") == [
+        {"red#1": 2, "red#2": 2}, ["red#2"]]
+    assert typed("a red car, a red ball", {"red#2": 2}, [], "a red car, a ball") == [{}, []]
+    page.run("settings = kept; before = null")
+    # Words are found as the library finds them.
+    for text in ("a big-wheeled car's", "1 Fish", "🐱🐶, 👍🏽!", "猫と犬", "ça et là"):
+        assert page.run(f"wordsOf({json.dumps(text)})") == [word for *_, word in align.find_words(text)]
+
+
+@needs_browser
+def test_of_two_equal_words_each_has_its_weight(page):
+    before, was = answers(page), page.run("settings")
+    page.run("change('x', {source: 'a red car and a red ball', target: 'a red car and a red horse', weights: {}, blend: []})")
+    wait_for_answer(page, before)
+    page.tap(word(6))
+    press(page, "#weight", "ArrowRight", 39)
+    wait_for_answer(page, before + 1)
+    assert same_as_library(page)["weights"] == {"red#2": 1.1}
+    assert page.names("slider").count("Weight of red#2") == 1 and "Local blend at red#2" in page.names("checkbox")
+    assert page.run(f"[2, 6].map(n => document.querySelector('{word(1)[:-2]}' + n + ')').dataset.badge)") == [None, "× 1.1"]
+    page.press("1", 49)
+    assert page.run("settings.weights") == {}
+    page.run(f"change('x', {json.dumps(was)})")
+    wait_for_answer(page, before + 2)
+
+
+@needs_browser
+def test_each_control_of_the_live_page_says_what_it_is_for(page):
+    """In a sentence of its own, and by a name of its own."""
+    controls = page.run("""[...document.querySelectorAll("input, select, textarea, summary, button:not(.words *, .tabs *, "
+        + ".strip *)")].filter(x => x.checkVisibility()).map(x => [x.id, x.getAttribute("aria-description")])""")
+    assert len(controls) > 20 and all(said and ":" in said and len(said) < 190 for _, said in controls), controls
+    for role in ("checkbox", "slider", "textbox", "combobox", "spinbutton"):
+        names = page.names(role)
+        assert names and len(names) == len(set(names)) and all(names), names
+
+
+@needs_browser
 def test_stop_ends_the_run_and_the_page_stays_usable(page):
     shown = page.run("data.prompts[1].picture")
     page.run("change('x', {steps: 200, seed: 77})")
@@ -790,6 +896,19 @@ def test_the_live_page_fits(page, width):
     if width == 1920:
         for selector in ("#save-page", "#pictures", "#step", "#M-hat"):
             assert page.run(f"document.querySelector('{selector}').getBoundingClientRect().bottom") <= 1080
+    page.resize(1000, 900)
+
+
+@needs_browser
+@pytest.mark.parametrize("width, height", [(1280, 720), (1366, 768), (1024, 768), (1920, 1080)])
+def test_a_laptop_shows_pictures_tau_and_the_step_on_one_screen(page, width, height):
+    """Also while a control says what it is for. No picture is smaller than 220 pixels."""
+    page.resize(width, height)
+    for control in ("[data-set=target]", "#weight"):
+        page.run(f"document.querySelector('{control}').focus()")
+        sides = page.run("[...document.querySelectorAll('#pictures .stack')].map(x => x.getBoundingClientRect().width)")
+        assert len(sides) == 3 and min(sides) >= 220 and page.run("document.documentElement.scrollWidth") <= width
+        assert page.bottom("#pictures figure, #step, #fate, .ends, #weight, #size") <= height
     page.resize(1000, 900)
 
 

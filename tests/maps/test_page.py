@@ -427,6 +427,40 @@ def test_the_page_fits_narrow_and_wide_windows_light_and_dark(page, width):
 
 
 @needs_browser
+@pytest.mark.parametrize("width, height", [(1280, 720), (1366, 768), (1024, 768), (1920, 1080)])
+def test_a_laptop_shows_pictures_and_sliders_on_one_screen(page, width, height):
+    """And none of the pictures is smaller than 220 pixels."""
+    page.resize(width, height)
+    sides = page.run("[...document.querySelectorAll('#pictures .stack')].map(x => x.getBoundingClientRect().width).filter("
+                     "x => x)")
+    assert len(sides) == 3 and min(sides) >= 220 and page.run("document.documentElement.scrollWidth") <= width
+    assert page.bottom("#pictures figure, #step, #fate, #size, #over") <= height
+    page.resize(1000, 900)
+
+
+@needs_browser
+def test_each_control_says_what_it_is_for(page):
+    """By the keyboard, a finger, or a mouse; Escape ends it. A screen reader has it as the control's description."""
+    said = "document.getElementById('help').hidden ? null : document.getElementById('help').textContent"
+    controls = page.run("""[...document.querySelectorAll("input, select, textarea, summary, button:not(.words *, .tabs *, "
+        + ".strip *)")].filter(x => x.checkVisibility()).map(x => [x.id, x.getAttribute("aria-description")])""")
+    assert {name for name, _ in controls} == {"play", "step", "size", "over", "shared"}
+    for name, description in controls:
+        page.run(f"document.activeElement.blur(); document.getElementById('{name}').focus()")
+        assert page.run(said) == description and ":" in description and len(description) < 170
+    page.press("Escape", 27)
+    assert page.run(said) is None
+    page.tap("#shared")
+    assert page.run(said).startswith("One scale for all words:")
+    page.tap("#shared")
+    page.hover("#step")
+    assert page.run(said).startswith("Step:")
+    page.run("document.activeElement.blur()")
+    page.hover("h1")
+    assert page.run(said) is None and page.run("document.getElementById('intro').checkVisibility()")
+
+
+@needs_browser
 def test_a_projector_shows_all_at_once_in_large_letters(page):
     """1920 × 1080: prompts, pictures, controls, what they say and the three maps, without scrolling, side by side."""
     page.resize(1920, 1080)

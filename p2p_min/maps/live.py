@@ -195,8 +195,7 @@ class Session:
         blend, words = None, []
         if s["blend"]:
             with blaming("words"):
-                partners = dict.fromkeys(recorder.partner(word, 1) for word in s["blend"])
-                words = [[recorder.words()[n] for n in partners if n is not None] or None, s["blend"]]
+                words = [recorder.partners(1, s["blend"]) or None, s["blend"]]
                 blend = KeptBlend(tokenizer, prompts, words)
         code += [f"blend = p2p.LocalBlend(model.tokenizer, prompts, {words})" if blend else "blend = None"]
         # The source: a run's or a picture's, whose name the page does not know.

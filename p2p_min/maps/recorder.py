@@ -67,12 +67,12 @@ class Recorder:
         """The different words of a prompt, in order."""
         return list(dict.fromkeys(piece.text for piece in words(self.tokenizer, self.prompts[prompt])))
 
-    def partner(self, word, prompt):
-        """The index of the source's word that `auto` aligns with a word of a prompt, or None."""
+    def partners(self, prompt, chosen):
+        """The source's words, numbered, that `auto` aligns with chosen words of a target."""
         tokenizer, pair = self.tokenizer, [self.prompts[0], self.prompts[prompt]]
-        A = auto(tokenizer, pair).A[0][:, tokens_of(tokenizer, pair[1], word)]
-        shares = [A[tokens_of(tokenizer, pair[0], each)].sum().item() for each in self.words()]
-        return shares.index(max(shares)) if any(shares) else None
+        tokens = [token for word in chosen for token in tokens_of(tokenizer, pair[1], word)]
+        A = auto(tokenizer, pair).A[0][:, tokens]
+        return [word for word in self.words(numbered=True) if A[tokens_of(tokenizer, pair[0], word)].any()]
 
     def maps(self, word, prompt=0, *, edited=True, size=None, per_step=False, per_head=False):
         """How much each pixel attends to a word: an array (height, width), the average over layers, heads and steps.

@@ -23,22 +23,24 @@ try {
 function examplesFor(known) {
   const toy = [{
     name: "bicycle → car: drag τ",
-    say: "Drag the right end of cross-attention, τ. Far right: the car stands where the bicycle stood. Far left: it is the "
-      + "car that this noise gives anyway.",
+    say: "Drag the right end of cross-attention, τ. Far right: the car stands where the bicycle stood. Far left: it is "
+      + "the car that this noise gives anyway.",
     settings: {source: "a red bicycle in the snow", target: "a red car in the snow"},
   }, {
     name: "fluffy: from −2 to 2",
     say: "Drag the weight of “fluffy” from −2 to 2: the dog gets its fur back, and then more of it.",
-    settings: {source: "a fluffy dog on the grass", target: "a fluffy dog on the grass", weights: {fluffy: -2}, seed: 1},
+    settings: {
+      source: "a fluffy dog on the grass", target: "a fluffy dog on the grass", weights: {fluffy: -2}, seed: 1},
   }, {
     name: "two objects: blend one",
-    say: "The ball stays a ball: only “boat” is ticked for the blend. Take the tick away, or choose “cake” and tick it too.",
+    say: "The ball stays a ball: only “boat” is ticked for the blend. Take the tick away, or choose “cake” "
+      + "and tick it too.",
     settings: {source: "a red car and a blue ball", target: "a red boat and a blue cake", blend: ["boat"], seed: 2},
   }];
   const any = [{
     name: "bicycle → car: drag τ",
-    say: "Drag the right end of cross-attention, τ. Far right: the layout of the bicycle's picture. Far left: the picture "
-      + "that this noise gives anyway.",
+    say: "Drag the right end of cross-attention, τ. Far right: the layout of the bicycle's picture. Far left: the "
+      + "picture that this noise gives anyway.",
     settings: {source: "a photo of a cat riding on a bicycle", target: "a photo of a cat riding on a car"},
   }, {
     name: "fluffy: from −2 to 2",
@@ -46,10 +48,12 @@ function examplesFor(known) {
     settings: {source: "my fluffy bunny doll", target: "my fluffy bunny doll", weights: {fluffy: -2}},
   }, {
     name: "two objects: blend one",
-    say: "The dog stays a dog: only “tiger” is ticked for the blend. Take the tick away, or choose “wolf” and tick it too.",
+    say: "The dog stays a dog: only “tiger” is ticked for the blend. Take the tick away, or choose “wolf” "
+      + "and tick it too.",
     settings: {source: "a cat and a dog on a sofa", target: "a tiger and a wolf on a sofa", blend: ["tiger"]},
   }].map(each => ({...each, settings: {...each.settings, cross: [0, 0.8], guidance: 7.5, steps: 50}}));
-  const isKnown = ({settings: {source, target}}) => `${source} ${target}`.split(" ").every(word => known.includes(word));
+  const isKnown = ({settings: {source, target}}) =>
+    `${source} ${target}`.split(" ").every(word => known.includes(word));
   return known.length ? toy.filter(isKnown) : any;
 }
 
@@ -87,11 +91,12 @@ function change(control, patch) {
 
 // ---- the words of the target, their weights and blends ----
 
-// As the library finds them: letters, marks and digits, which apostrophes or hyphens may join; symbols; one character of
-// a script that has no spaces.
+// As the library finds them: letters, marks and digits, which apostrophes or hyphens may join; symbols; one character
+// of a script that has no spaces.
 const ALONE = "\\p{sc=Han}\\p{sc=Hiragana}\\p{sc=Katakana}\\p{sc=Thai}\\p{sc=Lao}\\p{sc=Khmer}\\p{sc=Myanmar}";
 const LETTER = `(?:(?![${ALONE}])[\\p{L}\\p{N}\\p{M}])`;
-const WORD = new RegExp(`${LETTER}+(?:['’\u2011\u200c-]${LETTER}+)*|[${ALONE}]\\p{M}*|\\p{So}[\\p{So}\\p{M}\\p{Cf}🏻-🏿]*`, "gu");
+const JOINED = `${LETTER}+(?:['’\u2011\u200c-]${LETTER}+)*`, SYMBOLS = "\\p{So}[\\p{So}\\p{M}\\p{Cf}🏻-🏿]*";
+const WORD = new RegExp(`${JOINED}|[${ALONE}]\\p{M}*|${SYMBOLS}`, "gu");
 const NONE = {c: 1, isBlend: false};
 const normal = word => word.normalize("NFC").toLowerCase().replaceAll("’", "'");
 
@@ -161,11 +166,12 @@ function chosen() {
 function showChosen() {
   // The chosen word's weight and blend; and those that are set, at their words.
   const {name, place} = chosen(), words = wordsOf(settings.target), marks = marksOf(words), names = namesOf(words);
-  const {c, isBlend} = marks[place] || NONE, sign = value => `× ${value < 0 ? "−" : ""}${Math.abs(value).toFixed(1)}`;
-  $("chosen-said").textContent = `“${names[place] || name}”`;
-  Object.assign($("weight"), {value: c, disabled: place < 0, ariaLabel: `Weight of ${names[place] || name}`});
-  Object.assign($("blend"), {checked: isBlend, disabled: place < 0, ariaLabel: `Local blend at ${names[place] || name}`});
-  $("weight-said").textContent = place < 0 ? "not in the target" : sign(c);
+  const {c, isBlend} = marks[place] || NONE, word = names[place] || name, disabled = place < 0;
+  const sign = value => `× ${value < 0 ? "−" : ""}${Math.abs(value).toFixed(1)}`;
+  $("chosen-said").textContent = `“${word}”`;
+  Object.assign($("weight"), {value: c, disabled, ariaLabel: `Weight of ${word}`});
+  Object.assign($("blend"), {checked: isBlend, disabled, ariaLabel: `Local blend at ${word}`});
+  $("weight-said").textContent = disabled ? "not in the target" : sign(c);
   $("weight-said").classList.toggle("changed", c !== 1);
   const isShown = settings.target === data.prompts[1].pieces.map(([piece]) => piece).join("");
   cards[1].buttons.forEach(({button}, i) => {
@@ -197,7 +203,8 @@ function update() {
   $("method").hidden = $("no-picture").hidden = !isPicture;
   document.querySelectorAll(".seed").forEach(element => { element.hidden = isPicture; });
   $("picture-said").textContent = isPicture ? pictureNames[settings.picture] || "a picture" : "or drop one here";
-  const example = EXAMPLES.findIndex(each => isSame([each.settings.source, each.settings.target], [settings.source, settings.target]));
+  const prompts = of => [of.source, of.target];
+  const example = EXAMPLES.findIndex(each => isSame(prompts(each.settings), prompts(settings)));
   $("example").value = example < 0 ? "" : example;
   Object.assign($("example-said"), {hidden: example < 0, textContent: EXAMPLES[example]?.say});
   if (cards) showChosen();
@@ -317,7 +324,8 @@ async function send() {
 function offer(name, unknown) {
   // The words of a small model, to be clicked in place of one that it does not know.
   const quoted = unknown.map(word => `“${word}”`).join(", ");
-  const place = refuse(name, `This model does not know ${quoted}. Click a word to take instead of “${unknown[0]}”:`, true);
+  const said = `This model does not know ${quoted}. Click a word to take instead of “${unknown[0]}”:`;
+  const place = refuse(name, said, true);
   const chips = make("div", place, {className: "chips", role: "group", ariaLabel: "Words that this model knows"});
   for (const word of live.known) make("button", chips, {type: "button", textContent: word, onclick: () => {
     change(name, {[name]: settings[name].replace(WORD, each => normal(each) === unknown[0] ? word : each)});

@@ -556,8 +556,9 @@ function describe() {
   // The same for screen readers.
   for (const control of document.querySelectorAll("[data-help]")) {
     control.dataset.help = control.dataset.help.replace(/\s+/g, " ");
-    for (const each of [control, ...control.querySelectorAll("*")]) {
-      if (each.matches("input, select, textarea, button, summary")) each.setAttribute("aria-description", control.dataset.help);
+    const all = [control, ...control.querySelectorAll("*")];
+    for (const each of all.filter(each => each.matches("input, select, textarea, button, summary"))) {
+      each.setAttribute("aria-description", control.dataset.help);
     }
   }
 }

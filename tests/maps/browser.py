@@ -117,6 +117,11 @@ class Page:
         return self.run(f"Math.max(...[...document.querySelectorAll({json.dumps(selector)})].map("
                         "x => x.getBoundingClientRect()).filter(x => x.width).map(x => x.bottom))")
 
+    def controls(self):
+        """[id, description for screen readers] of each control that is seen, but words, targets and steps to choose."""
+        return self.run("""[...document.querySelectorAll("input, select, textarea, summary, button")].filter(x =>
+            x.checkVisibility() && !x.closest(".words, .tabs, .strip")).map(x => [x.id, x.ariaDescription])""")
+
     def names(self, *roles):
         """The accessible names of what has one of these roles, as a screen reader says them."""
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]

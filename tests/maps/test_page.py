@@ -431,8 +431,8 @@ def test_the_page_fits_narrow_and_wide_windows_light_and_dark(page, width):
 def test_a_laptop_shows_pictures_and_sliders_on_one_screen(page, width, height):
     """And none of the pictures is smaller than 220 pixels."""
     page.resize(width, height)
-    sides = page.run("[...document.querySelectorAll('#pictures .stack')].map(x => x.getBoundingClientRect().width).filter("
-                     "x => x)")
+    sides = page.run("[...document.querySelectorAll('#pictures .stack')].map(x => x.getBoundingClientRect().width)")
+    sides = [side for side in sides if side]
     assert len(sides) == 3 and min(sides) >= 220 and page.run("document.documentElement.scrollWidth") <= width
     assert page.bottom("#pictures figure, #step, #fate, #size, #over") <= height
     page.resize(1000, 900)
@@ -442,8 +442,7 @@ def test_a_laptop_shows_pictures_and_sliders_on_one_screen(page, width, height):
 def test_each_control_says_what_it_is_for(page):
     """By the keyboard, a finger, or a mouse; Escape ends it. A screen reader has it as the control's description."""
     said = "document.getElementById('help').hidden ? null : document.getElementById('help').textContent"
-    controls = page.run("""[...document.querySelectorAll("input, select, textarea, summary, button:not(.words *, .tabs *, "
-        + ".strip *)")].filter(x => x.checkVisibility()).map(x => [x.id, x.getAttribute("aria-description")])""")
+    controls = page.controls()
     assert {name for name, _ in controls} == {"play", "step", "size", "over", "shared"}
     for name, description in controls:
         page.run(f"document.activeElement.blur(); document.getElementById('{name}').focus()")

@@ -199,6 +199,7 @@ def test_what_is_no_request_ends_nothing(gate, sent):
     (b'{"steps": null}', "steps", "not None"), (b'{"steps": 2.5}', "steps", "not 2.5"), (b'{"seed": -1}', "seed", "-1"),
     (b'{"guidance": null}', "guidance", "guidance must be a number from -100 to 100, not None"),
     (b'{"guidance": 101}', "guidance", "101"), (b'{"guidance": NaN}', "guidance", "nan"),
+    (b'{"layers": "up"}', "layers", "such as down_blocks, mid_block, up_blocks, down_blocks.0, "),
     (b'{"layers": "../.."}', "layers", "such as down_blocks, mid_block, up_blocks, down_blocks.0"),
     (b'{"picture": "../../etc/passwd"}', "picture", "choose it again"), (b'{"kind": "magic"}', None, "KeyError"),
     (b'{"picture": "x", "method": "magic"}', "picture", "choose it again"),
@@ -212,6 +213,15 @@ def test_what_does_not_fit_is_one_line_about_its_setting(server, body, setting, 
     message = json.loads(answer.splitlines()[-1])
     assert status == 200 and says in message["error"] and "\n" not in message["error"] and len(message["error"]) < 300
     assert message["setting"] == setting
+
+
+def test_words_that_the_model_does_not_know_are_told(model, monkeypatch):
+    """Beside the answer; those that it knows are sent to the page once."""
+    monkeypatch.setitem(model.tokenizer.init_kwargs, "known_words", ["a", "big", "car", "to", "next"])
+    session = Session(model, OPTIONS)
+    assert session.answer(FEW | dict(steps=1), quiet)["unknown"] == dict(source=["river"], target=["bicycle", "river"])
+    with serving(session) as server:
+        assert '"known": ["a", "big", "car", "to", "next"]' in server.page
 
 
 @pytest.mark.parametrize("content", [

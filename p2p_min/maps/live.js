@@ -93,7 +93,7 @@ function change(control, patch) {
 
 // As the library finds them: letters, marks and digits, which apostrophes or hyphens may join; symbols; one character
 // of a script that has no spaces.
-const ALONE = "\\p{sc=Han}\\p{sc=Hiragana}\\p{sc=Katakana}\\p{sc=Thai}\\p{sc=Lao}\\p{sc=Khmer}\\p{sc=Myanmar}";
+const ALONE = "\\p{sc=Han}\\p{sc=Hiragana}\\p{sc=Katakana}\\p{sc=Thai}\\p{sc=Lao}\\p{sc=Khmer}\\p{sc=Myanmar}ー";
 const LETTER = `(?:(?![${ALONE}])[\\p{L}\\p{N}\\p{M}])`;
 const JOINED = `${LETTER}+(?:['’\u2011\u200c-]${LETTER}+)*`, SYMBOLS = "\\p{So}[\\p{So}\\p{M}\\p{Cf}🏻-🏿]*";
 const WORD = new RegExp(`${JOINED}|[${ALONE}]\\p{M}*|${SYMBOLS}`, "gu");

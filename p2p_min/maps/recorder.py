@@ -68,11 +68,13 @@ class Recorder:
         return list(dict.fromkeys(piece.text for piece in words(self.tokenizer, self.prompts[prompt])))
 
     def partners(self, prompt, chosen):
-        """The source's words, numbered, that `auto` aligns with chosen words of a target."""
+        """The source's words that `auto` aligns with chosen words of a target: of two equal ones "red#1", "red#2"."""
         tokenizer, pair = self.tokenizer, [self.prompts[0], self.prompts[prompt]]
+        texts = [piece.text for piece in words(tokenizer, pair[0])]
+        names = [f"{x}#{texts[:i + 1].count(x)}" if texts.count(x) > 1 else x for i, x in enumerate(texts)]
         tokens = [token for word in chosen for token in tokens_of(tokenizer, pair[1], word)]
         A = auto(tokenizer, pair).A[0][:, tokens]
-        return [word for word in self.words(numbered=True) if A[tokens_of(tokenizer, pair[0], word)].any()]
+        return [name for name in names if A[tokens_of(tokenizer, pair[0], name)].any()]
 
     def maps(self, word, prompt=0, *, edited=True, size=None, per_step=False, per_head=False):
         """How much each pixel attends to a word: an array (height, width), the average over layers, heads and steps.

@@ -71,7 +71,9 @@ class Recorder:
         """The source's words that `auto` aligns with chosen words of a target: of two equal ones "red#1", "red#2"."""
         tokenizer, pair = self.tokenizer, [self.prompts[0], self.prompts[prompt]]
         texts = [piece.text for piece in words(tokenizer, pair[0])]
-        names = [f"{x}#{texts[:i + 1].count(x)}" if texts.count(x) > 1 else x for i, x in enumerate(texts)]
+        names = [
+            f"{text}#{texts[:i + 1].count(text)}" if texts.count(text) > 1 else text
+            for i, text in enumerate(texts)]
         tokens = [token for word in chosen for token in tokens_of(tokenizer, pair[1], word)]
         A = auto(tokenizer, pair).A[0][:, tokens]
         return [name for name in names if A[tokens_of(tokenizer, pair[0], name)].any()]

@@ -8,6 +8,7 @@
 # edit, and can measure.
 #
 # Where a cell says `expect_... = ""`, write what you expect and why, before you run the next one.
+# `check.up.hint()` helps with an exercise.
 
 # %%
 import os

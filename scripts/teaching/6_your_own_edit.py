@@ -5,7 +5,7 @@
 # what it does. At the end you write one of your own.
 #
 # Where a cell says `expect_... = ""`, write what you expect and why, before you run the next one. Change the seeds and
-# the prompts too, if you like.
+# the prompts too, if you like. `check.double.hint()` helps with an exercise.
 
 # %%
 import os

@@ -8,10 +8,11 @@
 # model, so that the lesson runs in class. Come back with a real one at home; it needs a GPU, or patience.
 #
 # **Read, not run.** No published checkpoint has been run where this lesson was written, only random weights in the
-# shapes of Stable Diffusion 1.5 and XL. So what is said of Stable Diffusion is marked *read*, with its source. Your own
+# shapes of Stable Diffusion 1.5 and XL. So what is said of Stable Diffusion was read, and has its source. Your own
 # numbers decide.
 #
 # Where a cell says `expect_... = ""`, write what you expect and why, before you run the next one.
+# `check.share.hint()` helps with an exercise.
 
 # %%
 import os
@@ -57,7 +58,7 @@ for table in (STABLE_DIFFUSION, TOY):
 # %% [markdown]
 # ## What is larger?
 #
-# *Read* (config of the published 1.5): its UNet has four sizes of 320 to 1280 channels, 8 heads, and pictures of
+# By the config of the published 1.5, its UNet has four sizes of 320 to 1280 channels, 8 heads, and pictures of
 # 512 × 512, so latents of 64 × 64. How many MiB is its largest self-attention map, in float32, for one picture?
 
 # %% predict expect_map
@@ -80,6 +81,7 @@ def describe(name, model, side):
 
 for name, each in models.items():
     describe(name, each, SIZE if each is model else None)
+print(f"1.5, by its config, in MiB: {8 * (64 * 64) ** 2 * 4 / 2 ** 20:,.0f}")
 
 # %% [markdown] teacher
 # **Answer.** 8 × 4096 × 4096 numbers of 4 bytes: 512 MiB, in one layer, for each row. (The small model's largest has
@@ -89,8 +91,9 @@ for name, each in models.items():
 # %% [markdown]
 # ## Are tokens words?
 #
-# Both models see 77 tokens: the start, at most 75 of the prompt, the end, and padding. The small model has 415 tokens,
-# made for its own words. CLIP's vocabulary, which Stable Diffusion uses, has 49,408. How many tokens is a word?
+# Both models see 77 tokens: the start, at most 75 of the prompt, the end, and padding. (A longer prompt is refused.)
+# The small model has a vocabulary of 415 tokens, made for its own words. CLIP's, which Stable Diffusion uses, has
+# 49,408. How many tokens is a word?
 
 # %% predict expect_tokens
 expect_tokens = ""
@@ -219,14 +222,11 @@ if share_is_right:
             print(f"  {kind:16}", *(f"{of_sizes[size]:8.1%}" for size in sizes))
 
 # %% [markdown] teacher
-# **Answer.** In the small model the padding, with 73 to 92 % of it; the start token has less than 1 %.
+# **Answer.** In the small model the padding, with 73 to 92 % of it; the start token has less than 1 %. In Stable
+# Diffusion it is the start token: the statement and its sources are at the end of the lesson.
 #
-# *Read*, of Stable Diffusion: the start token. Somebody who reimplemented this paper with 1.4 measured 0.9 to 0.99, in
-# all layers and heads ([on the Hugging Face
-# forum](https://discuss.huggingface.co/t/cross-attention-probabilities-in-sd-1-4-of-start-of-sentence-token/40995)),
-# and the authors of [Attend-and-Excite](https://arxiv.org/abs/2301.13826) leave that token out, and normalise what
-# remains, before they look at maps. Why is there such a token at all? Our reading: a row must sum to 1, so a pixel that
-# wants nothing from the words needs a place to put its attention.
+# Why is there such a token at all? Our reading: a row must sum to 1, so a pixel that wants nothing from the words needs
+# a place to put its attention.
 #
 # What follows? A word's map is faint: show it by its own maximum, as `Recorder` and the blend's mask do, and compare
 # pixels, not words with 1. And replace start, end and padding together with the words, as all edits here do: they are
@@ -327,10 +327,7 @@ if active_is_right:
 # **Answer.** In the small model each keeps something, and both most: 19.6 levels without an edit, 17.8 with
 # self-attention, 16.3 with cross-attention, 15.2 with both.
 #
-# *Read*, of Stable Diffusion: more than here. [Liu et al. 2024](https://arxiv.org/abs/2403.03431) find that its
-# self-attention maps keep the shapes, while its cross-attention maps carry what an object is, and can make an edit
-# fail; they edit self-attention alone. MasaCtrl and Plug-and-Play work in self-attention too. Algorithm 1 of our paper
-# leaves it alone; its authors' code for Stable Diffusion injects it.
+# Of Stable Diffusion one reads that self-attention matters more; see the end of the lesson.
 
 # %% teacher
 claim("self-attention and cross-attention each keep something, and both most",
@@ -368,6 +365,19 @@ if model.device.type == "cuda":
 # step of 1.5 takes 44 s on one thread of a CPU without AVX512 (measured, with random weights). If it does not fit:
 # float16, a smaller `SIZE`, or one target at a time.
 #
+# ## What one reads of Stable Diffusion
+#
+# 1. **The start token draws most of the attention.** Somebody who reimplemented this paper with 1.4 measured 0.9 to
+#    0.99 for it in most cases, in all layers and heads:
+#    https://discuss.huggingface.co/t/cross-attention-probabilities-in-sd-1-4-of-start-of-sentence-token/40995
+#    The authors of [Attend-and-Excite](https://arxiv.org/abs/2301.13826) leave that token out, and normalise what
+#    remains, before they look at maps.
+# 2. **Self-attention matters more.** [Liu et al. 2024](https://arxiv.org/abs/2403.03431) find that self-attention maps
+#    keep shapes, while cross-attention maps carry what an object is, and can make an edit fail; they edit
+#    self-attention alone. MasaCtrl and Plug-and-Play work in self-attention too. Our paper's Algorithm 1 leaves it
+#    alone; its authors' code for Stable Diffusion injects it.
+# 3. **80 % and 40 % of the steps** are what that code takes in its examples.
+#
 # ## Assignment: your checkpoint
 #
 # Run the lesson with a real checkpoint, and fill in:
@@ -380,5 +390,5 @@ if model.device.type == "cuda":
 # | cross and self windows that you would choose for your own pair, and why | | |
 # | seconds a step, memory | | |
 #
-# 1. Which statement marked *read* do your numbers support? Which not?
+# 1. Which of the three statements do your numbers support? Which not?
 # 2. One edit that works with the small model and not with yours, or the other way round: show both, and say why.

@@ -65,6 +65,7 @@ def take_picture(server, out):
         page.wait("Number(document.body.dataset.answers || 0) > 0")
         page.run("change('blend', {target: 'a blue car in the snow', blend: ['car'], weights: {blue: 1.5}})")
         page.wait("Number(document.body.dataset.answers) > 1 && document.querySelectorAll('.mask').length > 0")
+        page.run("document.documentElement.style.scrollbarWidth = 'none'")
         page.run("$('status').textContent = ''")              # how long it took is for the measurement to say
         bottom = page.run("Math.max(...[...document.querySelectorAll('.card:not(.below *)')].map("
                           "x => x.getBoundingClientRect().bottom)) + 12")

@@ -363,7 +363,7 @@ async function showMask() {
   const bytes = small.getImageData(0, 0, width, height).data;
   const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && bytes[4 * (y * width + x)] > 127;
   const share = Array.from({length: width * height}, (_, i) => bytes[4 * i] > 127).filter(Boolean).length / width / height;
-  $("mask-said").textContent = `Outline of the mask (${Math.round(100 * share)} %)`;
+  $("mask-said").textContent = `Mask (${Math.round(100 * share)} %)`;
   for (const {stack} of $("mask").checked ? cards : []) {
     const canvas = make("canvas", stack, {className: "mask", width: width * cell, height: height * cell});
     const context = canvas.getContext("2d");

@@ -450,7 +450,7 @@ def test_each_control_says_what_it_is_for(page):
     page.press("Escape", 27)
     assert page.run(said) is None
     page.tap("#shared")
-    assert page.run(said).startswith("One scale for all words:")
+    assert page.run(said).startswith("One scale:")
     page.tap("#shared")
     page.hover("#step")
     assert page.run(said).startswith("Step:")

@@ -317,7 +317,10 @@ function selfSaid(target) {
   }).filter(Boolean);
   const isCrossNone = isPlain(target), apart = distances[target];
   if (!says.length) says.push("Self-attention is not injected.");
-  else if (isCrossNone) says.push("Cross-attention is not injected: what keeps the source's layout is this alone.");
+  else if (isCrossNone) {
+    const what = data.edit.blend ? "this, and the blend" : "this alone";
+    says.push(`Cross-attention is not injected: what keeps the source's layout is ${what}.`);
+  }
   if (apart && isCrossNone) says.push(`On average, a pixel of the target differs by ${apart[0]} of 255 from the source's; ${
     apart[1]} without injection.`);
   return says.join(" ");

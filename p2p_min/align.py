@@ -103,9 +103,7 @@ def tokens_of(tokenizer, prompt, phrase, required=True):
 
 def align_swap(tokenizer, source, target):
     """Alignment for a word swap: the n-th word of the target takes the map of the n-th word of the source.
-
-    Raises ValueError if the prompts do not have the same number of words.
-    """
+    Raises ValueError if the prompts do not have the same number of words."""
     source_words, target_words = words(tokenizer, source), words(tokenizer, target)
     if len(source_words) != len(target_words):
         raise ValueError(f"a word swap needs prompts with the same number of words; {source!r} has {len(source_words)} "
@@ -151,10 +149,8 @@ def longest_common(a, b):
 
 
 def token_map(tokenizer, source, target, pairs):
-    """The `Alignment` for pairs of pieces, with the start token, the end token and the padding.
-
-    Padding at position j takes the source's map at max(j, number of source tokens), so never the map of a word.
-    """
+    """The `Alignment` for pairs of pieces, with the start token, the end token and the padding: at position j, it takes
+    the source's map at max(j, number of source tokens), so never the map of a word."""
     length = tokenizer.model_max_length
     n_source, n_target = len(spans(tokenizer, source)), len(spans(tokenizer, target))
     A = torch.zeros(length, length, dtype=torch.float32)

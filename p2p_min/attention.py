@@ -90,9 +90,7 @@ def is_active(edit, size, t):
 
 def edited_map(edit, M, M_star, t):
     """M_hat: what `edit` returns for the maps, or M_star itself if the edit is not active.
-
-    Raises ValueError if the edit returns something that is not shaped like M_star.
-    """
+    Raises ValueError if the edit returns something that is not shaped like M_star."""
     if not is_active(edit, M.shape[1:3], t):
         return M_star
     return shaped(edit(M, M_star, t), M_star.shape, "an edit must return maps shaped like M_star")

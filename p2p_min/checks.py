@@ -39,9 +39,7 @@ def is_whole(x):
 
 def window(steps):
     """(a, b), the part of the schedule in which an edit acts, counted from pure noise: 0.8 means (0, 0.8).
-
-    Raises ValueError unless 0 <= a <= b <= 1.
-    """
+    Raises ValueError unless 0 <= a <= b <= 1."""
     pair = tuple(steps) if isinstance(steps, (tuple, list)) else (0.0, steps)
     must(len(pair) == 2 and all(map(is_number, pair)) and 0 <= pair[0] <= pair[1] <= 1,
          "steps", "a fraction of the schedule from 0 to 1, or a window (from, to)", steps)

@@ -72,8 +72,7 @@ class Schedule(NamedTuple):
 
 def alphas(schedule, times, i):
     """alphas_cumprod where step i starts and ends. As in diffusers, its end and the next one's start are a little apart
-    with "trailing" or "linspace" where N does not divide the schedule.
-    """
+    with "trailing" or "linspace" where N does not divide the schedule."""
     below = times[i] - len(schedule.alphas_cumprod) // len(times)
     return (schedule.alphas_cumprod[times[i]].item(),
             schedule.alphas_cumprod[below].item() if below >= 0 else schedule.final_alpha)
@@ -104,17 +103,14 @@ def step(schedule, z_t, output, times, i):
 
 def inverse_step(schedule, z_below, output, times, i):
     """z_t from z_{t-1}: `step` in reverse. The output is for the lower latent, at the *upper* timestep, times[i]; so v
-    is converted to eps with the upper alpha. (diffusers takes the lower one, and its round trip is less exact.)
-    """
+    is converted to eps with the upper alpha. (diffusers takes the lower one, and its round trip is less exact.)"""
     alpha, alpha_below = alphas(schedule, times, i)
     return change_level(z_below, to_eps(schedule, output, z_below, alpha), alpha_below, alpha)
 
 
 def timesteps(schedule, steps):
     """The `steps` timesteps at which the network is called, decreasing: a list of ints in 0 … 999.
-
-    Raises ValueError for a number of steps that the schedule cannot have; warns if the first is far from pure noise.
-    """
+    Raises ValueError for a number of steps that the schedule cannot have; warns if the first is far from pure noise."""
     train = len(schedule.alphas_cumprod)
     must(is_whole(steps) and 1 <= steps <= train, "steps", f"a whole number from 1 to {train}", steps)
     if schedule.spacing == "leading":

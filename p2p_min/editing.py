@@ -201,9 +201,7 @@ def noise(model, prompts, seed, height, width, latents):
 @torch.no_grad()
 def decode(model, z, or_why="an edit caused this, or "):
     """Latents as PIL pictures, decoded one at a time, because the VAE needs the most memory.
-
-    Raises ValueError if numbers are not finite, saying what may have caused that; otherwise the picture would be black.
-    """
+    Raises ValueError if numbers are not finite, saying why; otherwise the picture would be black."""
     check_finite("the latents", z, model.dtype, or_why)
     dtype = next(model.vae.parameters()).dtype
     pictures = [model.vae.decode(row[None].to(dtype))[0].float() for row in z]

@@ -133,9 +133,7 @@ def replace(tokenizer, prompts, steps=0.8):
 
 def refine(tokenizer, prompts, steps=0.8):
     """Added phrase: words that are in both prompts take the source's maps, new words keep their own.
-
-    Paper: "Adding a New Phrase". Arguments and errors as for `replace`, but the word counts may differ.
-    """
+    Paper: "Adding a New Phrase". Arguments and errors as for `replace`, but the word counts may differ."""
     return build(tokenizer, prompts, steps, align_refine)
 
 

@@ -184,8 +184,7 @@ def check_same_model(inversion, ours):
 
 def null_text(model, latents, context, empty, times, guidance, progress=False):
     """The unconditional embeddings that keep guided sampling on `latents`, (steps, 1, tokens, width), as published
-    (Algorithm 1): each is optimised from the one before; Adam, a rate that falls by half, early stopping.
-    """
+    (Algorithm 1): each is optimised from the one before; Adam, a rate that falls by half, early stopping."""
     if torch.is_inference_mode_enabled() or next(model.unet.parameters()).is_inference():
         raise ValueError("null-text needs gradients: load the model, and invert, outside of torch.inference_mode()")
     z, steps, embeddings = latents[0], len(times), []

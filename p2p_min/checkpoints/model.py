@@ -80,7 +80,7 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     parts = load_parts(path, device, dtype, prediction, spacing, words, vae is None)
     if vae is not None:
         parts["vae"] = load_vae(Path(vae).expanduser(), path, parts, device)
-    about = parts["about"]                                 # what the user has to know
+    about = parts["about"]
     if not path.is_dir():                                  # the size depends on the kind only: too large for XL Turbo
         side = parts["unet"].config["sample_size"] * parts["vae"].factor
         about.append(f"{side} × {side} pixels, see --height and --width")
@@ -96,7 +96,7 @@ def load(path="weights/toy", device=None, dtype=None, *, prediction=None, spacin
     if (second is None) != (model.unet.add_embedding is None):
         raise ValueError(f"{path}: an SDXL UNet and a second text encoder go together; this has one without the other")
     if not latent == c["in_channels"] == c["out_channels"]:
+        kind = INPUTS.get(c["in_channels"], "another kind of model")
         raise ValueError(f"{path}: the VAE has {latent} latent channels, the UNet takes {c['in_channels']} and gives "
-                         f"{c['out_channels']}: it is {INPUTS.get(c['in_channels'], 'another kind of model')}, which "
-                         "p2p_min does not run")
+                         f"{c['out_channels']}: p2p_min does not run {kind}")
     return model

@@ -20,8 +20,7 @@ def variant_of(part, file):
 
 def weights_file(part, files, dtype):
     """The one of a folder's `files` with the weights of a part, or the index of its shards, in the variant that fits
-    `dtype` best; None: it has none. Raises ValueError for two that fit equally, since they may differ.
-    """
+    `dtype` best, or None. Raises ValueError for two that fit equally, since they may differ."""
     variants = {file: variant_of(part, file) for file in files if "-of-" not in file}
     order = [*HALF.get(dtype, ()), *VARIANTS]
     ranks = {file: [*order, variant].index(variant) for file, variant in variants.items() if variant is not None}
@@ -62,9 +61,8 @@ pointwise = lambda tensor: tensor[..., 0, 0] if tensor.ndim > 2 and tensor.shape
 
 
 def sources(part, stored_names, prefix=""):
-    """{today's name of a parameter: (its name in the file, the conversion of that tensor)} of a part, whose names begin
-    with `prefix`. Unknown ones are kept, to be refused later. Raises ValueError for a LoRA, or one that is there twice.
-    """
+    """{today's name: (the name in the file, the conversion of that tensor)} of a part, whose names begin with `prefix`;
+    unknown ones are kept, to be refused later. Raises ValueError for a LoRA, or for one that is there twice."""
     known = [name.removeprefix(prefix) for name in stored_names if name.startswith(prefix)]
     if lora := list(filter(LORA.fullmatch, known)):
         raise ValueError(f"has tensors of a LoRA, {some(lora)}: save it after fuse_lora() and unload_lora_weights()")
@@ -86,9 +84,7 @@ def unet(name, places):
 
 
 def unet_places(names):
-    """{how a name in the original begins: how today's}, for the blocks of a UNet, from the numbers in its names. They
-    have gaps where diffusers' script left out a layer of a slimmed model, and an upsampler may have its own number.
-    """
+    """{how a name of the original UNet begins: how today's}, from its numbers, which have gaps in a slimmed model."""
     places, block, layer = {}, 0, 0
     for i in numbers(names, "input_blocks.#.")[1:]:
         if f"input_blocks.{i}.0.op.weight" in names:       # a downsampler: the block ends here

@@ -86,8 +86,9 @@ def read_settings(file, keys):
 
 
 def load_part(part, config, config_file, stored, sources, file, device, dtype):
-    """The module of a part; its tensors are in the open `file`, with the names of `names.sources`, and none may be
-    missing, left over or of another shape. dtype: the whole model's; SDXL's VAE, which overflows in fp16, gets fp32.
+    """The module of a part; no tensor of the open `file` may be missing, left over or of another shape.
+
+    sources: of `names`; dtype: the whole model's; SDXL's VAE, which overflows in fp16, gets fp32.
     """
     with blaming(f"{config_file}:"), torch.device("meta"):             # where a module takes no memory
         module = PARTS[part](config)
@@ -110,8 +111,7 @@ def load_part(part, config, config_file, stored, sources, file, device, dtype):
         with blaming(f"{file}: {some([stored_name])} cannot be read:"):        # its type, say
             tensor = convert(stored[stored_name].get_tensor(stored_name))
         if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise ValueError(f"{file}: {some([stored_name])} is stored as {tensor.dtype}; p2p_min only reads "
-                             "floating point of 16 bits or more")
+            raise ValueError(f"{file}: {some([stored_name])} is {tensor.dtype}; p2p_min takes floats of 16 bits and up")
         if tensor.shape != shape:
             wrong.append(f"{stored_name} is {tuple(tensor.shape)}, not {tuple(shape)}")
         tensors[name] = tensor.to(device, dtype).contiguous()

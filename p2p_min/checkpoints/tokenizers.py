@@ -23,8 +23,7 @@ OPENCLIP_PADDING = "!"                 # token 0; CLIP's own encoder is padded w
 
 def load_tokenizer(folder):
     """CLIP's tokenizer with a folder's vocabulary, merges and added words (textual inversion). Only those words, the
-    start and the end token are special, not even "!" if the folder pads with it; what else its files say is ignored.
-    """
+    start and the end token are special, not even "!" if the folder pads with it; what else its files say is ignored."""
     if not has_tokenizer(folder):
         raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt")
     settings = read_settings(folder / "tokenizer_config.json", SETTINGS)
@@ -57,8 +56,7 @@ def load_tokenizer(folder):
 
 def choose_tokenizer(given, own, configs):
     """The one tokenizer of a model and all its text encoders: that of the folder `given`, or the first encoder's `own`,
-    {text encoder: its folder}. The encoders differ in their padding, which goes into their `configs`.
-    """
+    {text encoder: its folder}. The encoders differ in their padding, which goes into their `configs`."""
     came = {name: load_tokenizer(folder) for name, folder in own.items() if given is None or has_tokenizer(folder)}
     chosen = came["text_encoder"] if given is None else load_tokenizer(given)
     written = [json.loads(each.backend_tokenizer.to_str()) for each in came.values()]
@@ -85,8 +83,8 @@ def fit_tokenizer(tokenizer, encoders):
     needs = 1 + max(tokenizer.get_vocab().values())
     for config in encoders:
         if needs > config.vocab_size:
-            raise ValueError(f"the tokenizer in {tokenizer.name_or_path} has {needs} tokens, the text encoder "
-                             f"{config.vocab_size}")
+            raise ValueError(f"the tokenizer in {tokenizer.name_or_path} has {needs} tokens, "
+                             f"the text encoder {config.vocab_size}")
         tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
 
 

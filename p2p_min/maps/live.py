@@ -74,8 +74,7 @@ def with_one(z):
 
 class Session:
     """One model, and what the page has asked of it. One run at a time: a newer request, or `is_closed`, ends those
-    before it at their next step. options: the arguments of `load` that made the model, by name, the model first.
-    """
+    before it at their next step. options: the arguments of `load` that made the model, by name, the model first."""
     def __init__(self, model, options):
         self.model = model
         self.options = {name: str(x).removeprefix("torch.") for name, x in options.items() if x is not None}

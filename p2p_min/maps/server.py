@@ -36,6 +36,7 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = False
     allow_reuse_address = os.name != "nt"                  # on Windows, another process could bind the same port
     newest = None                                          # that `live` made
+    handle_error = lambda *args: None                      # a broken connection is ignored
 
     def __init__(self, session, port=0, first=(), proxy=None):
         """first, proxy: as of `live`. Raises ValueError if the port is taken."""
@@ -68,15 +69,10 @@ class Server(socketserver.ThreadingTCPServer):
         return (f'<iframe src="{self.address.replace(self.token, ticket)}" title="p2p_min" allow="clipboard-write" '
                 'style="width: 100%; height: 900px; border: 0"></iframe><p>If this stays empty: help(p2p.live)</p>')
 
-    def handle_error(self, request, client):               # a broken connection is ignored
-        pass
-
 
 class Handler(BaseHTTPRequestHandler):
     timeout = 5                                            # seconds without a byte, either way
-
-    def log_message(self, *args):
-        pass
+    log_message = lambda *args: None
 
     def do_POST(self):
         """Answers a request if it is our page's, for one of its paths below the token."""
@@ -108,10 +104,10 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, what, body):
         """Lines of JSON: of each step of a run, then of what it gave."""
         session = self.server.session
-        if what == "stop":                                 # a proxy does not tell that nobody waits any more
-            session.newest = None
-            return
         try:
+            if what == "stop":                             # a proxy does not tell that nobody waits any more
+                session.newest = None
+                raise Superseded
             message = session.keep_picture(body) if what == "picture" else session.answer(json.loads(body), self.say)
             if what == "page":
                 message = dict(page=write_page(message["data"]))

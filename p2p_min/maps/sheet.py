@@ -29,8 +29,7 @@ def overlay(image, values, top):
 
 def word_sheet(recorder, images, side=160):
     """The maps of all words of a run as one picture, on one named scale: a row for the source's M, and two for
-    each target: M_star, its own, and M_hat, which it used. images: the run's (`Result.images`).
-    """
+    each target: M_star, its own, and M_hat, which it used. images: the run's (`Result.images`)."""
     n = len(recorder.prompts)
     must(len(images) == n, "images", f"one for each of the recorder's {n} prompts, source first", images)
     rows = []                                              # (picture, caption, {word: map})

@@ -45,8 +45,7 @@ class Context(NamedTuple):
 
 def read_prompt(tokenizer, prompt):
     """(ids, spans) of a prompt's tokens, the start and the end token included: (start, end) in its characters, (0, 0)
-    for those two. Raises ValueError if they are more than the model reads, saying what would be lost.
-    """
+    for those two. Raises ValueError if they are more than the model reads, saying what would be lost."""
     if not isinstance(prompt, str):
         raise ValueError(f"a prompt must be text, not {type(prompt).__name__}: {prompt!r}")
     if any(unicodedata.category(letter) == "Cs" for letter in prompt):

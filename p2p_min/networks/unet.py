@@ -137,8 +137,7 @@ class Block(nn.Module):
     """One size of the UNet: resnets, the first of them followed by a transformer each, then down or up."""
     def __init__(self, inputs, channels, heads, depths, config, resample=None):
         """inputs: the channels that enter each resnet; depths: the layers of each transformer, of which there may be
-        fewer; resample: None, "down" or "up".
-        """
+        fewer; resample: None, "down" or "up"."""
         super().__init__()
         resnet = config["norm_num_groups"], config["norm_eps"], 4 * config["block_out_channels"][0]
         self.resnets = nn.ModuleList(Resnet(n, channels, *resnet) for n in inputs)

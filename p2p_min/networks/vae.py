@@ -60,8 +60,7 @@ class Block(nn.Module):
 
 class Coder(nn.Module):
     """The encoder: pictures (rows, 3, H, W) to the moments of their latents (rows, 8, H/f, W/f), going "down".
-    The decoder: latents (rows, 4, h, w) to pictures (rows, 3, f h, f w), going "up".
-    """
+    The decoder: latents (rows, 4, h, w) to pictures (rows, 3, f h, f w), going "up"."""
     def __init__(self, inputs, outputs, way, config):
         super().__init__()
         widths, layers = config["block_out_channels"], config["layers_per_block"]

@@ -148,7 +148,7 @@ def double(M, M_star, t):
 double_is_right = check.double(double)
 
 # %%
-P = "a big fluffy cat"                                     # token 3 is “fluffy”
+P = "a big blossom tree"                                   # token 3 is “blossom”
 if double_is_right:
     images = [image for seed in SEEDS for image in generate(P, [double], seed)]
     captions = [caption for seed in SEEDS for caption in (f"{P}, seed {seed}", "token 3 twice")]

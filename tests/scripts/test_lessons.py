@@ -91,7 +91,7 @@ CHANGED = {
     5: [("SEED = 0", "SEED = 9"), ('"a blue car on the beach"', '"a very blue truck at the seaside"'),
         ('"a yellow house on the grass"', '"a big yellow castle at night"'),
         ('"a red house in the snow", "a blue house in the snow"', '"a hut", "a blue castle and a tree"')],
-    6: [('SEEDS = range(int(os.environ.get("LESSON_SEEDS", 3)))', "SEEDS = (8,)"), ('"a big fluffy cat"', '"cat"'),
+    6: [('SEEDS = range(int(os.environ.get("LESSON_SEEDS", 3)))', "SEEDS = (8,)"), ('"a big blossom tree"', '"cat"'),
         ('"a red ball on the grass", "ball"', '"a blue dragon on the grass", "ball"'),
         ('"a red castle and a yellow flower"', '"a dog"'), ('"a red car on the beach"', '"a white zebra"'),
         ('"children drawing of a castle next to a river"', '"a castle"'),

@@ -276,7 +276,7 @@ class UNet(nn.Module):
     def check_prefixes(self, edit, kind):
         for prefix in edit if isinstance(edit, dict) else ():
             names = self.attention_names(kind)
-            if prefix and not any(f"{name}.".startswith(f"{prefix}.") for name in names):
+            if prefix != "" and not any(f"{name}.".startswith(f"{prefix}.") for name in names):
                 raise ValueError(f"no {kind}-attention has the prefix {prefix!r}; names look like {names[0]!r}")
 
     def attention_names(self, kind):

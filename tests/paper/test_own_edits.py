@@ -112,7 +112,7 @@ def test_attend_that_returns_another_shape_is_told(model, wrong, guidance):
 def test_a_prefix_that_is_no_text_is_told(model, prefix):
     """{None: edit} would edit nothing, silently."""
     for edits in (({prefix: Mutual()}, None), (None, {prefix: Mutual()})):
-        refuses(lambda edits=edits: sample(model, *edits), "prefixes of", "must be text")
+        refuses(lambda edits=edits: sample(model, *edits), f"-attention has the prefix {prefix!r}")
 
 
 def test_what_was_built_for_other_prompts_is_told(model, tokenizer):

@@ -23,9 +23,9 @@ try {
 function examplesFor(known) {
   const toy = [{
     name: "bicycle → car: drag τ",
-    say: "Drag the right end of cross-attention, τ. Far right: the car stands where the bicycle stood. Far left: it is "
-      + "the car that this noise gives anyway.",
-    settings: {source: "a red bicycle in the snow", target: "a red car in the snow"},
+    say: "Drag the right end of cross-attention; self-attention is off. Far left: the car that this noise gives "
+      + "anyway. In the middle it stands where the bicycle stood, far right it keeps the handlebars too.",
+    settings: {source: "a red bicycle in the snow", target: "a red car in the snow", self: [0, 0]},
   }, {
     name: "fluffy: from −2 to 2",
     say: "Drag the weight of “fluffy” from −2 to 2: the dog gets its fur back, and then more of it.",
@@ -33,15 +33,15 @@ function examplesFor(known) {
       source: "a fluffy dog on the grass", target: "a fluffy dog on the grass", weights: {fluffy: -2}, seed: 1},
   }, {
     name: "two objects: blend one",
-    say: "The ball stays a ball: only “boat” is ticked for the blend. Take the tick away, or choose “cake” "
-      + "and tick it too.",
+    say: "The ball stays a ball: only “boat” is ticked for the blend, so the boat is cut where the car's mask ends. "
+      + "Take the tick away, or choose “cake” and tick it too.",
     settings: {source: "a red car and a blue ball", target: "a red boat and a blue cake", blend: ["boat"], seed: 2},
   }];
   const any = [{
     name: "bicycle → car: drag τ",
-    say: "Drag the right end of cross-attention, τ. Far right: the layout of the bicycle's picture. Far left: the "
-      + "picture that this noise gives anyway.",
-    settings: {source: "a photo of a cat riding on a bicycle", target: "a photo of a cat riding on a car"},
+    say: "Drag the right end of cross-attention; self-attention is off. Far left: the picture that this noise gives "
+      + "anyway. Far right: the layout of the bicycle's picture.",
+    settings: {source: "a photo of a cat riding on a bicycle", target: "a photo of a cat riding on a car", self: [0, 0]},
   }, {
     name: "fluffy: from −2 to 2",
     say: "Drag the weight of “fluffy” from −2 to 2.",

@@ -18,7 +18,7 @@ import webbrowser
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from ..checks import METHODS
+from ..checks import METHODS, must
 from .live import KINDS, SETTINGS, Session, Superseded
 from .page import POLICY, write_page
 
@@ -148,12 +148,12 @@ def live(model, port=0, *, first=None, proxy=None):
     first   initial settings that differ from the defaults, by their names in `SETTINGS`: dict(source="a red car")
     proxy   if the browser is on another computer, the path of the notebook's jupyter-server-proxy, "/proxy/"; None: a
             JupyterHub's. Without, the browser asks http://127.0.0.1:port, where a tunnel may begin
-    Returns the server: `address` is for a tab of its own, `close()` ends it. Raises ValueError if the port is taken.
-    """
+    Returns the server: `address` is for a tab of its own, `close()` ends it. Raises ValueError for a port that is taken
+    and for an unknown setting."""
+    must({*(first or {})} <= SETTINGS.keys(), "first", f"some of {', '.join(SETTINGS)}", first)
     if Server.newest:
         Server.newest.close()
-    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
-    proxy = f"{hub}proxy" if hub and proxy is None else proxy
+    proxy = f"{hub}proxy" if proxy is None and (hub := os.environ.get("JUPYTERHUB_SERVICE_PREFIX")) else proxy
     Server.newest = server = Server(Session(model, model.options), port, first or {}, proxy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

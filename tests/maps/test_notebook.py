@@ -231,6 +231,10 @@ def test_a_port_that_is_taken_is_told(show):
         refuses(lambda: show(port=port), f"port {port} is not available", "Address already in use")
 
 
+def test_a_setting_that_there_is_not_is_told_in_the_cell(model):
+    refuses(lambda: p2p.live(model, first=dict(sorce="a red car")), "first must be some of source, target", "sorce")
+
+
 def test_close_ends_a_run(show):
     page = show()
     thread = threading.Thread(target=ask, args=(page.server_address[1], f"{path(page.address)}run", MANY))

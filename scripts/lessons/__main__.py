@@ -5,6 +5,8 @@ left alone: they may hold answers. For teachers: the notebooks with answers, and
     python -m p2p_min.lessons --teacher [FOLDER]
     python -m p2p_min.lessons --grade FOLDER [--out grades.csv] [--limit SECONDS] [--jobs NUMBER]
 """
+import posixpath
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from p2p_min.cli.options import Parser
 from p2p_min.files import write
 
 STUDENTS, TEACHERS = Path(__file__).parent, Path(teaching.__file__).parent
+FOR_STUDENTS = "[0-9]_*.ipynb", "README.md"
 FOR_TEACHERS = "[0-9]_*.ipynb", "README.md", "nbgrader_config.py", "solutions/lesson_*.py"
 
 
@@ -34,12 +37,23 @@ def check(options):
         raise ValueError("--grade and --teacher are two commands")
     if options.grade and not (options.folder and options.folder.is_dir()):
         raise ValueError(f"--grade: {options.folder or 'FOLDER'} is no folder")
+    if options.teacher and options.folder:
+        for path in sorted(options.folder.glob("[0-9]_*.ipynb")):
+            if b'"nbgrader"' in path.read_bytes():
+                raise ValueError(f"--teacher: {options.folder} holds the students' notebooks; name another folder")
     for name in ("out", "limit", "jobs"):
         value = getattr(options, name)
         if value is not None and not options.grade:
             raise ValueError(f"--{name} is of --grade")
         if name != "out" and value is not None and value <= 0:
             raise ValueError(f"--{name} must be above 0")
+
+
+def alone(page, source):
+    """A README whose links out of its folder are text, since it is copied without what they lead to."""
+    def text(link):
+        return f"{link[1]} ({posixpath.normpath(f'scripts/{source.name}/{link[2]}')} in the repository)"
+    return re.sub(r"\[([^]]+)\]\((\.\./[^)#]+)[^)]*\)", text, page)
 
 
 def copy(source, patterns, folder):
@@ -50,7 +64,8 @@ def copy(source, patterns, folder):
         if path.exists():
             print(f"{path} is there already")
         else:
-            write(path, original.read_bytes())
+            page = original.suffix == ".md"
+            write(path, alone(original.read_text("utf-8"), source).encode() if page else original.read_bytes())
             print(path)
 
 
@@ -67,7 +82,9 @@ def main(argv=None):
         elif options.teacher:
             copy(TEACHERS, FOR_TEACHERS, options.folder or Path("p2p_min_teaching"))
         else:
-            copy(STUDENTS, ["[0-9]_*.ipynb"], options.folder or Path("p2p_min_lessons"))
+            folder = options.folder or Path("p2p_min_lessons")
+            copy(STUDENTS, FOR_STUDENTS, folder)
+            print("how to hand in:", folder / "README.md")
     except (OSError, ValueError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         print("p2p_min.lessons: error:", reason, file=sys.stderr)

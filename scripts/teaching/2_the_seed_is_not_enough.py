@@ -360,8 +360,10 @@ claim("the way down and the way up at 8 by 8 keep most",
 # the right. Give the blue cat *half of each map*, (M + M') / 2. Write down first what you expect:
 # a cat in the middle, a ghost, or something else?
 #
-# Use the prompts `[P, P, P_star]` with three latents. Your Edit gets the second source as row 0
-# of M_star, and must leave that row as it is.
+# Use the prompts `[P, P, P_star]` with three latents: `noise(0)`, `noise(100)`, and `noise(0)` once
+# more for the target. Your Edit gets the second source as row 0 of M_star, and must leave that row
+# as it is. As in exercise 3, the injection ends at tau = 0.2: from there on, the target keeps its
+# own maps.
 #
 # 1. Which answer is right, and what does it say about what a map is?
 # 2. Now give the first source's maps for the first k steps and the second's after that. From

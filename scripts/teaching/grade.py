@@ -3,6 +3,7 @@
 Each file or folder in it is a student. A hand-in runs in a process of its own (hand_in.py). A cell that does not end,
 or that ends the process, is left out, and the hand-in starts again without it.
 """
+import ast
 import contextlib
 import csv
 import io
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from p2p_min import lessons as students_set
 from p2p_min.files import check_files, write
+from p2p_min.teaching.hand_in import cells_of
 
 KINDS = ".ipynb", ".py"
 CHILD = [sys.executable, "-P", "-m", "p2p_min.teaching.hand_in"]             # -P: a torch.py of theirs is not torch
@@ -90,7 +92,7 @@ def environment(folder):
 
 def start(path, folder, job, limit, processes):
     """Runs a hand-in once: (result or None, errors, the last step that began, why it ended there)."""
-    result, errors, step, until, late = None, [], None, None, threading.Event()
+    result, errors, step, until, late, share = None, [], None, None, threading.Event(), limit * PART
     with tempfile.TemporaryFile("w+", errors="replace") as trouble, subprocess.Popen(
             CHILD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=trouble, cwd=path.parent,
             env=environment(folder), start_new_session=True, text=True, encoding="utf-8", errors="replace") as process:
@@ -112,10 +114,12 @@ def start(path, folder, job, limit, processes):
                 process.stdin.write(json.dumps(job))
                 process.stdin.close()
             for line in process.stdout:
-                timer.cancel()
-                until = until or time.monotonic() + limit
-                timer = alarm(min(limit * PART, until - time.monotonic()))
                 told = json.loads(line)
+                if "begin" in told:                        # the imports before are not the student's
+                    timer.cancel()
+                    until = until or time.monotonic() + limit
+                    share = min(limit * PART, until - time.monotonic())
+                    timer = alarm(share)
                 step, result = told.get("begin", step), told.get("result", result)
                 errors += [told["error"]] if "error" in told else []
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -127,8 +131,11 @@ def start(path, folder, job, limit, processes):
         status = process.wait()
         trouble.seek(0)
         last = (trouble.read().strip().splitlines() or [f"exit status {status}"])[-1]
-    if step:
-        why = "it does not end" if late.is_set() else f"it ends Python (exit status {status})"
+    if step and late.is_set():
+        why = (f"took more than {share:g} s (--limit / {1 / PART:g})" if share == limit * PART else
+               f"not done when the hand-in had taken {limit:g} s (--limit)") + ", left out"
+    elif step:
+        why = f"it ends Python (exit status {status})"
     else:
         why = f"it has not begun within {IMPORTS} seconds" if late.is_set() else f"it could not be started: {last}"
     return result, errors, step, why
@@ -139,7 +146,10 @@ def graded(path, student, closed, lessons, limit, processes):
     left_out, fates = [], []
     for _ in range(STARTS):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            copy = copied(path, student, folder)
+            copy = copied(path, student, folder) if path.exists() else None
+            if not copy or not copy.exists():
+                why = f"a link, or larger than {LARGEST >> 20} MB: not read" if copy else "a link that leads nowhere"
+                return dict(lesson=None, errors=[why])
             job = dict(path=str(copy), lessons=lessons, own=folder, closed=[str(closed)], left_out=left_out)
             result, errors, step, why = start(copy, folder, job, limit, processes)
         if result or processes.ended:
@@ -163,6 +173,20 @@ def together(errors):
     return [f"cell{'s' * (len(at) > 1)} {', '.join(at)}: {what}" if at else what for what, at in cells.items()]
 
 
+def as_in_solutions(path, number):
+    """Names of the exercises whose code in a hand-in is that of solutions/, but for comments and spaces."""
+    def functions(texts):
+        for text in texts:
+            with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+                yield from {node.name: ast.dump(node) for node in ast.parse(text).body
+                            if isinstance(node, ast.FunctionDef)}.items()
+    try:
+        ours = dict(functions(cells_of(Path(__file__).parent / "solutions" / f"lesson_{number}.py")))
+        return [name for name, code in dict(functions(cells_of(path))).items() if ours.get(name) == code]
+    except (ValueError, OSError):
+        return []
+
+
 # ---- a student, a class ----------------------------------------------------------------------------------------------
 
 def entries(folder):
@@ -174,6 +198,15 @@ def hand_ins(student):
     if not student.is_dir():
         return [student] if student.suffix in KINDS else []
     return [path for each in entries(student) for path in hand_ins(each)]
+
+
+def nothing_in(student):
+    """What a student is told who handed in no file of code."""
+    if student.is_symlink() and not student.exists():
+        return "a link that leads nowhere"
+    if student.suffix.lower() == ".zip" or any(student.glob("**/*.zip")):
+        return "a zip: unpack it"
+    return "no .ipynb and no .py in it" if student.is_dir() else "neither .ipynb nor .py"
 
 
 def results_of(student, closed, lessons, limit, processes):
@@ -193,9 +226,9 @@ def results_of(student, closed, lessons, limit, processes):
                 errors.append(f"several files of lesson {number}: the best counts")
             errors += told
             if number not in results or points(result, lessons) > points(results[number], lessons):
-                results[number] = result
+                results[number] = result | dict(as_in_solutions=as_in_solutions(path, number))
         if not paths:
-            errors.append("neither .ipynb nor .py" if student.is_file() else "no .ipynb and no .py in it")
+            errors.append(nothing_in(student))
     except Exception as error:                             # whatever it is, the class is graded on
         errors.append(f"it cannot be graded: {error}")
     # A .py beside the notebooks may be a module of theirs.
@@ -219,16 +252,19 @@ def table(of_students, lessons):
     most_of = {kind: sum(most for _, its, _, most in columns if its == kind) for kind in ("exercises", "predictions")}
     titles = [f"{kind} (of {most})" for kind, most in most_of.items()]
     titles += [f"{number} {name} ({most})" for number, _, name, most in columns]
-    lines = [["student", f"points (of {sum(most_of.values())})", *titles, "not answered", "hints used", "errors"]]
+    lines = [["student", f"points (of {sum(most_of.values())})", *titles, "not answered", "hints used",
+              "as in solutions", "errors"]]
     for student, (results, errors) in of_students.items():
-        cells = ["" if number not in results else most if name in results[number]["right"] else 0
+        cells = [most if number in results and name in results[number]["right"] else 0
                  for number, _, name, most in columns]
-        sums = [sum(cell or 0 for cell, (_, its, *_) in zip(cells, columns) if its == kind) for kind in most_of]
+        sums = [sum(cell for cell, (_, its, *_) in zip(cells, columns) if its == kind) for kind in most_of]
         missing = [f"lesson {number}" for number in handed_in if number not in results]
         missing += [name for result in results.values() for name in result["not_answered"]]
         hints = [f"{name} {count}" for result in results.values() for name, count in result["hints"].items()]
+        same = [name for number in sorted(results) for name in results[number]["as_in_solutions"]]
         told = errors[:ERRORS] + [f"and {len(errors) - ERRORS} more"] * (len(errors) > ERRORS)
-        lines.append([student, sum(sums), *sums, *cells, ", ".join(missing), ", ".join(hints), "; ".join(told)])
+        lines.append([student, sum(sums), *sums, *cells, ", ".join(missing), ", ".join(hints), ", ".join(same),
+                      "; ".join(told)])
     return lines
 
 

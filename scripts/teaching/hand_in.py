@@ -7,6 +7,7 @@ From the first cell on there is no network and no other process, and no file out
 and the folder that the hand-in was copied to. That stops accidents and curiosity. It is no prison: whoever wants to
 get out of a Python process will, so hand-ins of people whom nobody knows belong in a container.
 """
+import ast
 import contextlib
 import importlib
 import json
@@ -58,6 +59,18 @@ def lesson_of(name, cells, lessons):
         return best
     number = re.match(r"\D{0,8}(\d)\D", name)
     return number[1] if number and number[1] in lessons else None
+
+
+def defined_in(cell):
+    """The names that a cell defines, also one that Python cannot read."""
+    try:
+        nodes = list(ast.walk(ast.parse(as_python(cell))))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set(re.findall(r"(?m)^(?:(?:def|class) +|(?=\w+ *=[^=]))(\w+)", cell))
+    found = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    found |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    imported = [each for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for each in node.names]
+    return found | {(each.asname or each.name).partition(".")[0] for each in imported}
 
 
 # ---- what it may do --------------------------------------------------------------------------------------------------
@@ -135,10 +148,10 @@ def limit():
 
 def said(error):
     """An error as one short line."""
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:                                      # of its own __str__
-        text = type(error).__name__
+    words = {MemoryError: "it takes too much memory", SystemExit: "it ends Python, as exit() does"}
+    text = type(error).__name__
+    with contextlib.suppress(Exception):                   # of its own __str__
+        text = ": ".join(filter(None, [text, words.get(type(error)) or str(error)]))
     return " ".join(text[:2 * LONGEST].split())[:LONGEST]
 
 
@@ -147,10 +160,11 @@ def run(path, lessons, own, closed, left_out, tell):
     try:
         cells = cells_of(path)
     except (ValueError, OSError) as error:
-        cells, number = [], lesson_of(path.name, [], lessons)
-        tell(error=str(error))
-    else:
-        number = lesson_of(path.name, cells, lessons)
+        number = lesson_of(path.name, [], lessons)
+        asked = [name for kind in lessons.get(number, {}).values() for name in kind]
+        tell(error=error.strerror if isinstance(error, OSError) else str(error))
+        return tell(result=dict(lesson=number, right=[], not_answered=asked, hints={}))
+    number = lesson_of(path.name, cells, lessons)
     if number is None:
         return tell(result=dict(lesson=None))
     exercises, predictions = lessons[number]["exercises"], lessons[number]["predictions"]
@@ -175,15 +189,20 @@ def run(path, lessons, own, closed, left_out, tell):
     limit()
     guard(own, closed, told)
     namespace = {"__name__": "__main__", "display": print}
+    lost = {}                                              # {name: the cell for whose sake it is not there}
     for at, cell in enumerate(cells, 1):
         step = f"cell {at}"
+        if step in left_out:
+            lost |= dict.fromkeys(defined_in(cell), step)
         if step in left_out or not cell.strip():
             continue
         tell(begin=step)
         try:
             exec(compile(as_python(cell), f"<{step}>", "exec"), namespace)
         except BaseException as error:                     # sys.exit too
-            tell(error=f"{step}: {said(error)}")
+            cause = lost.get(error.name) if isinstance(error, NameError) else None
+            lost |= dict.fromkeys(defined_in(cell), cause or step)
+            tell(error=f"{step}: {said(error)}" + (f" (follows from {cause})" if cause else ""))
 
     hints = {name: check.asked for name, check in asked.items() if check.asked}
     for names, kept in before:
@@ -201,6 +220,8 @@ def run(path, lessons, own, closed, left_out, tell):
             continue
         if verdict:
             right.append(name)
+        elif verdict.line == "not answered yet" and name not in namespace and name in lost:
+            tell(error=f"{name}: follows from {lost[name]}")
         elif verdict.line == "not answered yet":
             not_answered.append(name)
         else:

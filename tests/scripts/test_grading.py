@@ -45,7 +45,7 @@ check.word_picture(word_picture)
 SOLUTIONS = make_notebooks.SOURCES / "solutions" / "lesson_1.py"
 RIGHT = make_notebooks.definitions(SOLUTIONS.read_text(encoding="utf-8")) | {"what_sums": "what_sums = 'rows'"}
 HEADER = ["student", "points (of 6)", "exercises (of 5)", "predictions (of 1)", "1 attention_map (2)",
-          "1 word_picture (3)", "1 what_sums (1)", "not answered", "hints used", "errors"]
+          "1 word_picture (3)", "1 what_sums (1)", "not answered", "hints used", "as in solutions", "errors"]
 
 
 @pytest.fixture
@@ -119,7 +119,8 @@ def test_a_wrong_hand_in(came_of, tiny):
 
 
 @pytest.mark.parametrize("cell, error", [
-    ("def word_picture(:", "cell 5: SyntaxError"), ("import sys; sys.exit()", "cell 5: SystemExit"),
+    ("import sys; sys.exit()", "cell 5: SystemExit: it ends Python"),
+    ("raise MemoryError", "cell 5: MemoryError: it takes"),
     ("raise KeyboardInterrupt", "cell 5: KeyboardInterrupt"), ("1 / 0", "cell 5: ZeroDivisionError"),
     ("raise ValueError('long ' * 10**5)", "cell 5: ValueError: long"), ("input()", "cell 5: ")], ids=str)
 def test_the_other_cells_count_where_one_is_broken(came_of, tiny, cell, error):
@@ -127,6 +128,23 @@ def test_the_other_cells_count_where_one_is_broken(came_of, tiny, cell, error):
     assert result["right"] == ["attention_map", "what_sums"] and result["not_answered"] == ["word_picture"]
     assert errors[0].startswith(error) and max(map(len, errors)) < 250
     assert errors[1].startswith("cell 6: NameError") and len(errors) == 2
+
+
+@pytest.mark.parametrize("cell, left_out", [
+    ("def word_picture(:", ()), ("1 / 0\n" + RIGHT["word_picture"], ()), (RIGHT["word_picture"], ("cell 5",))])
+def test_what_is_missing_since_a_cell_failed_says_which(came_of, tiny, cell, left_out):
+    """It was answered: so it is not under "not answered"."""
+    result, errors = came_of(filled(tiny, **RIGHT | dict(word_picture=cell)), left_out=left_out)
+    assert result["right"] == ["attention_map", "what_sums"] and result["not_answered"] == []
+    assert errors[-2:] == ["cell 6: NameError: name 'word_picture' is not defined (follows from cell 5)",
+                           "word_picture: follows from cell 5"] and len(errors) == 3 - len(left_out)
+
+
+@pytest.mark.parametrize("cell, names", [
+    ("import numpy as np, a.b\nfrom c import d\nx, y = 1, 2\nclass Z: pass", {"np", "a", "d", "x", "y", "Z"}),
+    ("def f(x:\n    return\nz = (\nprint(z == 3)", {"f", "z"}), ("%pip install x\nq = 1", {"q"})])
+def test_what_a_cell_defines(cell, names):
+    assert hand_in.defined_in(cell) == names
 
 
 def test_hints_are_counted(came_of, tiny, monkeypatch):
@@ -154,7 +172,7 @@ def test_what_is_no_notebook_is_told(came_of, content, words):
     result, (error,) = came_of(content)
     assert words in error and result["not_answered"] == ["attention_map", "word_picture", "what_sums"]
     result, (error,) = came_of(content, "anna.ipynb")
-    assert words in error and result == dict(lesson=None)
+    assert words in error and result["lesson"] is None
 
 
 @pytest.mark.parametrize("between", ["# %% something", "# In[3]:", "# In [ ]:"])
@@ -224,14 +242,15 @@ def child(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("fate, why", [
-    ("any(iter(int, 1))", "does not end"), ("time.sleep(1e6)", "does not end"), ("os._exit(3)", "exit status 3"),
+    ("any(iter(int, 1))", "took more than 0.4 s (--limit / 5), left out"), ("time.sleep(1e6)", "took more than"),
+    ("os._exit(3)", "exit status 3"),
     ("os.kill(os.getpid(), 9)", "exit status -9")])
 def test_a_cell_that_hangs_or_ends_python_is_left_out_and_the_rest_counts(child, fate, why):
     result = child("tell(begin='cell 1'); tell(begin='cell 2')\n"
                    f"if 'cell 2' not in job['left_out']: {fate}\n"
                    "tell(error='cell 3: x'); tell(result=dict(lesson='1', right=['share'], hints={}))")
     assert result["right"] == ["share"] and len(result["errors"]) == 2
-    assert result["errors"][0].startswith("cell 2: it ") and why in result["errors"][0]
+    assert result["errors"][0].startswith("cell 2: ") and why in result["errors"][0]
 
 
 def test_cells_that_fail_alike_are_told_together(child):
@@ -243,6 +262,27 @@ def test_cells_that_fail_alike_are_told_together(child):
 def test_a_hand_in_that_never_comes_to_its_end_has_no_points(child):
     result = child("tell(begin=f'cell {len(job[\"left_out\"])}'); os._exit(1)")
     assert result["right"] == [] and "no points" in result["errors"][-1]
+
+
+def test_a_hand_in_whose_cells_take_too_long_together_says_so(child):
+    """Each in its time; and imports before the first cell are not counted."""
+    result = child("time.sleep(0.5)\nif job['left_out']: tell(result=dict(lesson='1'))\nelse:\n  for n in range(1, 9):\n    tell(begin=f'cell {n}'); time.sleep(0.3)")
+    assert "the hand-in had taken 2 s (--limit), left out" in result["errors"][0]
+
+
+def test_a_broken_notebook_is_told_as_one_however_small_the_limit(tmp_path):
+    path = tmp_path / "1_a.ipynb"
+    path.write_text('{"cells": [')
+    lessons = {"1": dict(exercises=dict(share=1), predictions={})}
+    result = grade.graded(path, path, tmp_path, lessons, 0.05, grade.Processes())
+    assert result["errors"] == ["the file is no notebook: its JSON is broken or cut off"] and result["lesson"] == "1"
+
+
+def test_links_are_told_without_a_path(tmp_path):
+    for name, to in ("nowhere.ipynb", "gone.ipynb"), ("link.ipynb", __file__):
+        (tmp_path / name).symlink_to(to)
+        told, = grade.graded(tmp_path / name, tmp_path, tmp_path, {}, 2, None)["errors"]
+        assert told.startswith("a link") and "/" not in told
 
 
 def test_a_process_that_cannot_start_says_why(child):
@@ -294,15 +334,28 @@ def test_a_line_a_student(graded):
     lines = graded({"anna.ipynb": result(right=["attention_map", "what_sums"], not_answered=["word_picture"],
                                          hints={"attention_map": 2}, errors=["cell 3: NameError: x", "second"]),
                     "Björk/1_tiny.ipynb": result(right=["word_picture"]), "Björk/helper.py": result(None),
-                    "carol/notes.txt": None, "dan.docx": None, "=1+1.py": result(None, errors=["the file is empty"]),
+                    "carol/notes.txt": None, "dan.docx": None, "eve.zip": None, "fay/all.zip": None,
+                    "=1+1.py": result(None, errors=["the file is empty"]),
                     ".hidden.ipynb": None, "__MACOSX/anna.ipynb": None, "old.csv": None})
     assert lines == [HEADER,
-                     ["'=1+1", "0", "0", "0", "", "", "", "lesson 1", "", "the file is empty"],
-                     ["Björk", "3", "3", "0", "0", "3", "0", "", "", ""],
-                     ["anna", "3", "2", "1", "2", "0", "1", "word_picture", "attention_map 2",
+                     ["'=1+1", "0", "0", "0", "0", "0", "0", "lesson 1", "", "", "the file is empty"],
+                     ["Björk", "3", "3", "0", "0", "3", "0", "", "", "", ""],
+                     ["anna", "3", "2", "1", "2", "0", "1", "word_picture", "attention_map 2", "",
                       "cell 3: NameError: x; second"],
-                     ["carol", "0", "0", "0", "", "", "", "lesson 1", "", "no .ipynb and no .py in it"],
-                     ["dan", "0", "0", "0", "", "", "", "lesson 1", "", "neither .ipynb nor .py"]]
+                     ["carol", "0", "0", "0", "0", "0", "0", "lesson 1", "", "", "no .ipynb and no .py in it"],
+                     ["dan", "0", "0", "0", "0", "0", "0", "lesson 1", "", "", "neither .ipynb nor .py"],
+                     ["eve", "0", "0", "0", "0", "0", "0", "lesson 1", "", "", "a zip: unpack it"],
+                     ["fay", "0", "0", "0", "0", "0", "0", "lesson 1", "", "", "a zip: unpack it"]]
+
+
+def test_an_answer_that_is_the_teachers_is_remarked(tmp_path):
+    """But for comments and spaces; not one that only gives the same."""
+    path = tmp_path / "anna.py"
+    path.write_text("def shared(a, b):\n    # mine\n    return (a&b).sum() / (a | b).sum()\n# %%\ndef broken(:\n# %%\n"
+                    "def guided(eps, eps_empty, w):\n    return w * eps + (1 - w) * eps_empty\n")
+    assert grade.as_in_solutions(path, "2") == ["shared"]
+    path.write_text("x" * 10)
+    assert grade.as_in_solutions(path, "2") == []
 
 
 def test_of_two_files_for_one_lesson_the_better_counts(graded):
@@ -391,8 +444,10 @@ def test_a_class_of_ten(tiny, lessons, tmp_path):
     assert lines["reads_the_file_system"]["errors"] == "; ".join(f"refused: to {what}" for what in REFUSED)
     assert lines["perfect"]["errors"] == lines["empty"]["errors"] == lines["prints_a_lot"]["errors"] == ""
     assert lines["empty"]["not answered"] == "attention_map, word_picture, what_sums"
-    for name, error in dict(endless_loop="cell 5: it does not end", ends="cell 5: it ends Python (exit status 0)",
-                            endless_function="word_picture: it does not end", syntax_error="cell 5: SyntaxError",
+    for name, error in dict(endless_loop="cell 5: took more than 3 s (--limit / 5), left out",
+                            ends="cell 5: it ends Python (exit status 0)",
+                            endless_function="word_picture: took more than 3 s",
+                            syntax_error="cell 5: SyntaxError",
                             takes_all_memory="cell 5: RuntimeError", wrong="attention_map: not yet").items():
         assert error in lines[name]["errors"], name
 

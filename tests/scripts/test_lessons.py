@@ -363,18 +363,35 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_notebooks_can_be_copied_and_answers_are_left_alone(tmp_path):
-    """From any folder; without a name into p2p_min_lessons."""
+def test_the_notebooks_can_be_copied_and_answers_are_left_alone(tmp_path, capsys):
+    """From any folder; without a name into p2p_min_lessons. The page beside them says how to hand in."""
     copy = [sys.executable, "-m", "p2p_min.lessons"]
-    subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path, timeout=300)
+    done = subprocess.run(copy, check=True, capture_output=True, cwd=tmp_path, timeout=300, text=True)
+    page = Path("p2p_min_lessons", "README.md")
+    assert done.stdout.splitlines()[-1] == f"how to hand in: {page}"
+    assert "## To hand in" in (tmp_path / page).read_text(encoding="utf-8")
     folder = tmp_path / "p2p_min_lessons"
-    assert names(tmp_path) == ["p2p_min_lessons"] and names(folder) == NOTEBOOKS
+    assert names(tmp_path) == ["p2p_min_lessons"] and names(folder) == [*NOTEBOOKS, "README.md"]
     for name in NOTEBOOKS:
         assert (folder / name).read_bytes() == (STUDENTS / name).read_bytes()
     (folder / NOTEBOOKS[0]).write_text("my answers")
     (folder / NOTEBOOKS[1]).unlink()
-    assert copy_lessons([str(folder)]) == 0 and names(folder) == NOTEBOOKS
+    assert copy_lessons([str(folder)]) == 0 and names(folder) == [*NOTEBOOKS, "README.md"]
     assert (folder / NOTEBOOKS[0]).read_text() == "my answers"
+    capsys.readouterr()
+    assert copy_lessons(["--teacher", str(folder)]) == 2                # not among the students' notebooks
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and "the students' notebooks" in err
+    assert names(folder) == [*NOTEBOOKS, "README.md"]
+
+
+def test_the_links_of_a_copied_page_are_there(tmp_path):
+    for folder, options in ("students", []), ("teachers", ["--teacher"]):
+        assert copy_lessons([*options, str(tmp_path / folder)]) == 0
+        text = (tmp_path / folder / "README.md").read_text(encoding="utf-8")
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+        assert links and all((tmp_path / folder / link).exists() for link in links)
+        assert "README.md in the repository)" in text
 
 
 def test_the_teachers_set_has_answers_key_rubric_and_exam(tmp_path, monkeypatch, capsys):
@@ -398,6 +415,14 @@ def test_the_points_of_the_rubric_are_those_of_the_notebooks():
     for kind in "exercises", "predictions":
         row = re.search(rf"(?m)^\| {kind} \|(.*)\|$", text)[1].split("|")
         assert list(map(int, row)) == [sum(its[kind].values()) for its in lessons_in(STUDENTS).values()]
+
+
+def test_the_points_of_the_exam_have_the_sum_that_is_said():
+    exam = (SOURCES / "README.md").read_text(encoding="utf-8").partition("## Exam questions")[2]
+    points = dict(re.findall(r"(?m)^(\d+)\. \((\d)\) \*", exam))
+    short = re.findall(r"\d+", exam.partition("take questions")[2].partition(":")[0])
+    assert len(points) == 15 and sum(map(int, points.values())) == int(re.search(r"(\d+) points", exam)[1])
+    assert sum(int(points[number]) for number in short) == 20
 
 
 def test_the_students_page_has_no_answers():

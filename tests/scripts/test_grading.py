@@ -266,7 +266,8 @@ def test_a_hand_in_that_never_comes_to_its_end_has_no_points(child):
 
 def test_a_hand_in_whose_cells_take_too_long_together_says_so(child):
     """Each in its time; and imports before the first cell are not counted."""
-    result = child("time.sleep(0.5)\nif job['left_out']: tell(result=dict(lesson='1'))\nelse:\n  for n in range(1, 9):\n    tell(begin=f'cell {n}'); time.sleep(0.3)")
+    result = child("time.sleep(0.5)\nif job['left_out']: tell(result=dict(lesson='1'))\nelse:\n"
+                   "  for n in range(1, 9):\n    tell(begin=f'cell {n}'); time.sleep(0.3)")
     assert "the hand-in had taken 2 s (--limit), left out" in result["errors"][0]
 
 

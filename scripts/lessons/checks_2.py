@@ -74,11 +74,13 @@ def my_word_swap(answer):
             end = tau[0] if tau else 0.2
             for i in range(steps):
                 t = (steps - i) / steps
-                if abs(t - end) < 1e-6:                    # the paper's t < tau and this t > tau differ here
-                    continue
                 M, M_star = maps[0].clone(), maps[1:1 + targets].clone()
                 found, wanted = called(M, M_star, t, *tau), "source" if t > end else "own"
                 require(M.equal(maps[0]), "it changes M itself")
+                require(M_star.equal(maps[1:1 + targets]), "it changes M_star itself: write into a copy of it, "
+                        "M_star.clone()")
                 require(found != "neither", f"at t = {t:.2f} it is neither the source's map nor the targets' own")
+                require(found == wanted or t != end, f"with tau = {end:g} and t = {t:.2f}, just as large, it gives the "
+                        "source's map; the formula has it if t > tau, and not at t = tau")
                 require(found == wanted, f"with tau = {end:g} and t = {t:.2f} it gives the "
                         f"{'target' if found == 'own' else 'source'}'s map; 1 is pure noise, where the edit begins")

@@ -5,13 +5,14 @@ A notebook shows them below their cell. A script writes them to build/lessons, o
 """
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from p2p_min.align import unknown_words, words
+from p2p_min.align import pieces, unknown_words, words
 from p2p_min.maps.sheet import colours
 from p2p_min.pictures import sheet
 
@@ -82,9 +83,14 @@ def shared(a, b):
     return (a & b).sum() / max(1, (a | b).sum())
 
 
-def overlap(a, b):
-    """How far two pictures show one outline: 1 is the same, 0 nothing in common. For one thing on pale ground."""
-    return shared(outline(a), outline(b))
+def overlap(a, b, share=shared):
+    """How far two pictures show one outline: 1 is the same, 0 nothing in common. For one thing on pale ground.
+
+    Where a picture has hardly any strong colour there is no outline to measure, and it is nan. `share` tells it of two
+    outlines.
+    """
+    a, b = outline(a), outline(b)
+    return float(share(a, b)) if min(a.mean(), b.mean()) > 0.025 else float("nan")
 
 
 COLORS = dict(red=(219, 26, 32), orange=(255, 117, 13), yellow=(255, 231, 38), green=(36, 163, 64), blue=(40, 108, 224),
@@ -99,14 +105,38 @@ def word_list(model, prompt):
     return [word.text for word in words(model.tokenizer, prompt)]
 
 
+def named_tokens(tokenizer, prompt, marks=False):
+    """{word: its tokens}, in order; of two equal words "red#1" and "red#2". marks: punctuation, too."""
+    found = [piece for piece in pieces(tokenizer, prompt) if marks or piece.is_word]
+    texts = [piece.text for piece in found]
+    return {f"{text}#{texts[:n + 1].count(text)}" if texts.count(text) > 1 else text: piece.tokens
+            for n, (text, piece) in enumerate(zip(texts, found))}
+
+
+def token_counts(tokenizer, *prompts):
+    """Tells how many tokens each word has, if that differs between the prompts. True if it does not."""
+    counts = [{word: len(at) for word, at in named_tokens(tokenizer, prompt).items()} for prompt in prompts]
+    is_same = all(list(each.values()) == list(counts[0].values()) for each in counts)
+    if not is_same:
+        print("The words do not have the same numbers of tokens:",
+              "; ".join(", ".join(f"“{word}” {n}" for word, n in each.items()) for each in counts))
+    return is_same
+
+
+def bare(word):
+    """A word without the number that tells it from an equal one: "red" of "red#2"."""
+    return re.sub(r"(?<=.)#\d+$", "", word)
+
+
 def roles(words):
     """size, color, thing, place: the first of the words that is each of them; None if no word is.
 
     The thing is the first word that is none of the others, or else the last word, so there always is one.
     """
     words = list(words)
-    size, color, place = (next((word for word in words if word in kind), None) for kind in (SIZES, COLORS, PLACES))
-    others = [word for word in words if word not in (*SIZES, *COLORS, *PLACES, *SMALL_WORDS)]
+    size, color, place = (next((word for word in words if bare(word) in kind), None)
+                          for kind in (SIZES, COLORS, PLACES))
+    others = [word for word in words if bare(word) not in (*SIZES, *COLORS, *PLACES, *SMALL_WORDS)]
     return size, color, (others or words[-1:])[0], place
 
 
@@ -116,6 +146,7 @@ def color_strength(image, color=None):
     The part of its chroma, its difference from grey, that points where the colour's own does; black and white have no
     chroma, and are told by their brightness.
     """
+    color = color and bare(color)
     rgb = np.asarray(image.resize((16, 16), Image.Resampling.BOX), float)
     if color is None:
         return np.ptp(rgb, axis=-1)

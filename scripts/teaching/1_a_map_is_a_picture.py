@@ -20,10 +20,9 @@ from PIL import Image
 
 import p2p_min as p2p
 from p2p_min import attention
-from p2p_min.align import pieces
 from p2p_min.ddim import timesteps
 from p2p_min.lessons import checks_1 as check
-from p2p_min.lessons.figures import claim, color_strength, known, matrix, roles, show
+from p2p_min.lessons.figures import color_strength, known, matrix, named_tokens, roles, show
 from p2p_min.networks.text import encode
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
@@ -37,7 +36,7 @@ model = p2p.load(device="cpu")               # the natural place for so small a 
 P = "a big red car in the snow"
 SEED = 3
 known(model, P)
-words = {piece.text: piece.tokens for piece in pieces(model.tokenizer, P)}     # {word: its tokens}
+words = named_tokens(model.tokenizer, P)     # {word: its tokens}; of two “a”: a#1 and a#2
 size, color, thing, place = roles(words)     # "big", "red", "car", "snow"; None for what P lacks
 recorder = p2p.Recorder(model.tokenizer, [P], per_step=True)       # looks at the maps: see below
 result = p2p.prompt_to_prompt(model, [P], steps=STEPS, guidance=5.0, seed=SEED, recorder=recorder)
@@ -82,10 +81,11 @@ show("1_picture", [result.images[0]], [P], side=256)
 expect_tokens = ""
 
 # %%
-last = max(max(at) for at in words.values())
+pieces = named_tokens(model.tokenizer, P, marks=True)              # words and punctuation
+last = max(max(at) for at in pieces.values())
 length = encode(model, [P]).states.shape[1]
 print("token  0      start")
-for word, at in words.items():
+for word, at in pieces.items():
     print(*(f"token {n:2}      “{word}”" for n in at), sep="\n")
 print(f"token {last + 1:2}      end\ntokens {last + 2} to {length - 1}   padding")
 
@@ -189,7 +189,7 @@ near_top = 1 * 16 + 8                                              # row 1, colu
 rows = M.mean(0)[[on_it, near_top]]                                # (2, 77)
 padding = rows[:, last + 2:].sum(-1, keepdim=True)
 rows = torch.cat([rows[:, :last + 2], padding], dim=-1)
-names = ["start", *(word for word, at in words.items() for _ in at), "end", "padding"]
+names = ["start", *(word for word, at in pieces.items() for _ in at), "end", "padding"]
 matrix("1_rows", rows, [f"strongest in {color or 'colour'}", "near the top"], names,
        cell=44)
 for name, *numbers in zip(names, *rows.tolist()):
@@ -232,7 +232,8 @@ expect_heads = ""
 if picture_is_right:
     heads = [word_picture(head[None], words[thing], *caught["size"]) for head in M]
     show("1_heads", [result.images[0], *heads],
-         ["the finished picture", *(f"“{thing}”, head {n}" for n in range(len(heads)))])
+         ["the finished picture; maps on one scale",
+          *(f"“{thing}”, head {n}" for n in range(len(heads)))])
     alike = torch.corrcoef(torch.stack(heads).flatten(1))
     print("part of the picture that is at least half as bright as the brightest pixel:")
     for n, head in enumerate(heads):
@@ -279,7 +280,8 @@ expect_dark = ""
 # %%
 of_word = {word: recorder.maps(word) for word in words}            # {word: (16, 16)}
 captions = [f"“{word}”, at most {picture.max():.2f}" for word, picture in of_word.items()]
-show("1_words", [result.images[0], *of_word.values()], [P, *captions], columns=4)
+show("1_words", [result.images[0], *of_word.values()],
+     [f"{P}; maps on one scale", *captions], columns=4)
 print("\n".join(captions))
 
 # %% [markdown] teacher
@@ -288,8 +290,8 @@ print("\n".join(captions))
 # %% [markdown]
 # ## How much attention goes to words at all?
 #
-# The seven words are 9 % of the tokens. What part of all attention goes to no word, and where
-# does it go?
+# The words are few of the 77 tokens. What part of all attention goes to no word, and where does it
+# go?
 
 # %% predict expect_to_words
 expect_to_words = ""
@@ -339,7 +341,8 @@ def maps_of(P, seed):
     recorder = p2p.Recorder(model.tokenizer, [P])
     image = p2p.prompt_to_prompt(model, [P], steps=STEPS, guidance=5.0, seed=seed,
                                  recorder=recorder).images[0]
-    return image, {word: torch.from_numpy(recorder.maps(word)) for word in recorder.words()}
+    return image, {word: torch.from_numpy(recorder.maps(word))
+                   for word in named_tokens(model.tokenizer, P)}
 
 
 def is_colored(image):
@@ -352,11 +355,11 @@ def table(title, names, rows, digits):
         print(f"{seed:4}  ", *(f"{x:9.{digits}f}" for x in row))
 
 
-asked = [word for word in dict.fromkeys(["a", size, color, thing, place]) if word in words]
+asked = [word for word in dict.fromkeys([next(iter(words)), size, color, thing, place]) if word]
 four = {seed: maps_of(P, seed) for seed in range(4)}
 cells = [cell for image, maps in four.values() for cell in (image, *(maps[word] for word in asked))]
-show("1_four", cells, len(four) * [P, *(f"“{word}”" for word in asked)], columns=1 + len(asked),
-     side=128, scale="own")
+captions = [f"{P}; each map on its own scale", *(f"“{word}”" for word in asked)]
+show("1_four", cells, len(four) * captions, columns=1 + len(asked), side=128, scale="own")
 colored = {seed: (is_colored(image), maps) for seed, (image, maps) in four.items()
            if 0 < is_colored(image).sum() < 256}                   # some pixels, and not all
 print(f"seeds whose picture has pixels that are {color or 'coloured'}, and others:", *colored)
@@ -383,6 +386,8 @@ if times_is_right:
 # car too.)
 
 # %% teacher
+from p2p_min.lessons.figures import claim
+
 if size and color:
     amounts = [[maps[word][mask].mean() for word in (size, color)]
                for mask, maps in colored.values()]

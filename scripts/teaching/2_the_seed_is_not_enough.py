@@ -20,7 +20,7 @@ from p2p_min.ddim import step, timesteps
 from p2p_min.editing import decode, guide
 from p2p_min.lessons import checks_2 as check
 from p2p_min.lessons import figures
-from p2p_min.lessons.figures import claim, known, outline, show
+from p2p_min.lessons.figures import known, show
 from p2p_min.networks.text import encode
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
@@ -54,7 +54,11 @@ show("2_sources", sources, [f"{P}, seed {seed}" for seed in SEEDS], columns=3)
 #
 # $$\mathrm{overlap}(a, b) = \frac{|a \cap b|}{|a \cup b|}$$
 #
+# Take a thing of a strong colour: for a black cat the number is nan, which means not measured.
+#
 # ### Exercise 1: the overlap
+#
+# (`check.shared.hint()` gives a hint; each exercise has two or three.)
 
 # %% exercise shared 2
 def shared(a, b):
@@ -78,9 +82,10 @@ expect_one_noise = ""
 
 # %%
 def overlap(a, b):
-    """`shared` for the outlines of two pictures; the library's own until yours is right."""
-    a, b = outline(a), outline(b)
-    return float((shared if shared_is_right else figures.shared)(a, b)) if (a | b).any() else 0
+    """`shared` for the outlines of two pictures; the library's own until yours is right.
+
+    nan, not measured, if one of them has no strong colour."""
+    return figures.overlap(a, b, shared if shared_is_right else figures.shared)
 
 
 def edited(seed, edit=None):
@@ -129,12 +134,13 @@ guided_is_right = check.guided(guided)
 #
 # ### Exercise 3: word swap
 #
-# M has no dimension for the targets, M_star has. PyTorch's `expand_as` can help.
+# M has no dimension for the targets, M_star has. PyTorch's `expand_as` can help. (At t = tau the
+# targets' own maps are used already.)
 
 # %% exercise my_word_swap 3
 def my_word_swap(M, M_star, t, tau=0.2):
     # M: (heads, height, width, tokens)   M_star: (targets, heads, height, width, tokens)
-    # returns M_hat, shaped like M_star
+    # returns M_hat, shaped like M_star; M and M_star stay as they are
     ...
 
 # %% check my_word_swap
@@ -261,6 +267,8 @@ table("overlap with the source", names, overlaps)
 # (Eight seeds, in the order of the table: 0.36, 0.22, 0.72, 0.66.)
 
 # %% teacher
+from p2p_min.lessons.figures import claim
+
 same_own, other_own, same_maps, other_maps = np.transpose(overlaps)
 claim("in each seed the maps in a foreign noise keep more than the noise alone",
       (other_maps > same_own).all())

@@ -16,7 +16,17 @@ import torch
 import p2p_min as p2p
 from p2p_min.align import tokens_of
 from p2p_min.lessons import checks_3 as check
-from p2p_min.lessons.figures import known, matrix, outline, overlap, roles, show, tokens, word_list
+from p2p_min.lessons.figures import (
+    known,
+    matrix,
+    outline,
+    overlap,
+    roles,
+    show,
+    token_counts,
+    tokens,
+    word_list,
+)
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
 STEPS = int(os.environ.get("LESSON_STEPS", 20))                    # of the denoising
@@ -56,7 +66,8 @@ def check_equal(mine, library, targets=1):
 # %% [markdown]
 # ## Word swap: does the map of "tree" fit "castle"?
 #
-# Here are three trees. (Later, try other prompts: words of one token, as many in both.)
+# Here are three trees. (Later, try other prompts: words of one token, as many in both, and a strong
+# colour. Without one there is no outline, and the overlap is nan: not measured.)
 
 # %% shown
 P, P_star = "a green tree", "a green castle"
@@ -82,6 +93,7 @@ def only_second(M, M_star, t):                                     # the first t
     return torch.cat([M_star[:1], swap(M, M_star[1:], t)])
 
 
+token_counts(model.tokenizer, P, P_star)           # says so if the words do not fit one to one
 check_equal(swap, p2p.auto(model.tokenizer, [P, P_star], steps=1 - TAU))
 runs = [sample([P, P_star, P_star], only_second, seed) for seed in SEEDS]
 swaps = [[overlap(source, image) for image in targets] for source, *targets in runs]
@@ -176,6 +188,7 @@ show("3_totals", [mixed[-1][0], mixed[-1][1], torch.ones(16, 16, dtype=torch.flo
 # ### Exercise 1: share a word's maps
 #
 # The official code gets this case wrong: there all later words move to other words' maps.
+# (`check.share.hint()` gives a hint; each exercise has two or three.)
 
 # %% exercise share 2
 def share(M, old, new):
@@ -363,14 +376,14 @@ def edges(image):
 
 
 def brightness(source, image):
-    ball = outline(source)                                         # strong colour, as in overlap
-    return np.asarray(image, float)[ball].mean() if ball.any() else np.nan
+    its = outline(source)                                          # strong colour, as in overlap
+    return np.asarray(image, float)[its].mean() if its.any() else np.nan
 
 
 of_edges = [[edges(image) for image in run[1:]] for run in runs]
 bright = [[brightness(run[0], image) for image in run[1:]] for run in runs]
 table("edges", names, of_edges, digits=1)
-table("brightness of the ball", names, bright, digits=0)
+table(f"brightness of the {thing}", names, bright, digits=0)
 
 # %% [markdown] teacher
 # **Answer.** From c = 0 to 1 to 2 the fur grows, and c = 1 changes nothing. Below 0 the ball is

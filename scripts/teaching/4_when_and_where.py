@@ -20,7 +20,7 @@ import p2p_min as p2p
 from p2p_min.align import tokens_of, words
 from p2p_min.blend import thresholded
 from p2p_min.lessons import checks_4 as check
-from p2p_min.lessons.figures import known, overlap, show, tokens
+from p2p_min.lessons.figures import known, named_tokens, overlap, show, tokens
 
 torch.set_num_threads(1)     # so small a model gains little from more, and loses on a busy machine
 STEPS = int(os.environ.get("LESSON_STEPS", 20))                    # of the denoising
@@ -53,7 +53,7 @@ def compare(name, P, P_star, edits, self_edit=None, measure=overlap, word="overl
     runs = [p2p.prompt_to_prompt(model, [P] + [P_star] * len(edits), cross_edit, self_edit,
                                  seed=seed, **settings).images for seed in SEEDS]
     numbers = np.array([[measure(run[0], image) for image in run[1:]] for run in runs])
-    digits = 2 if numbers.max() <= 1 else 0
+    digits = 0 if (numbers > 1).any() else 2                       # nan: not measured
     captions = [text for row in numbers for text in
                 (P, *(f"{kind}: {x:.{digits}f}" for kind, x in zip(edits, row)))]
     show(name, [image for run in runs for image in run], captions, len(edits) + 1, side=140)
@@ -224,7 +224,7 @@ def watched(M, M_star, t):
     return inject(0, 0.8)(M, M_star, t)
 
 
-of_words = {f"“{piece.text}”": piece.tokens for piece in words(model.tokenizer, P_star)}
+of_words = {f"“{word}”": at for word, at in named_tokens(model.tokenizer, P_star).items()}
 n = len(tokens(model.tokenizer, P_star)) - 1                       # the place of the end token
 groups = {"start token": [0]} | of_words | {"end and padding": list(range(n, 77))}
 if only_is_right:

@@ -462,6 +462,40 @@ def test_what_cannot_be_copied_is_one_line(tmp_path, monkeypatch, capsys, argume
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "file"]
 
 
+# ---- figures.py ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from p2p_min.checkpoints.tokenizers import load_tokenizer
+    return load_tokenizer(SOURCES.parent.parent / "weights" / "toy" / "tokenizer")
+
+
+def test_equal_words_have_names_of_their_own(tokenizer):
+    """As p2p names them; they have the parts that the words without a number have."""
+    from p2p_min.align import tokens_of
+    prompt = "a red cat, and a red dog"
+    named = figures.named_tokens(tokenizer, prompt)
+    assert list(named) == ["a#1", "red#1", "cat", "and", "a#2", "red#2", "dog"]
+    assert all(tokens == tokens_of(tokenizer, prompt, word) for word, tokens in named.items())
+    assert list(figures.named_tokens(tokenizer, prompt, marks=True).values()) == [[n] for n in range(1, 9)]
+    assert list(figures.named_tokens(tokenizer, "a big cat")) == ["a", "big", "cat"]
+    assert figures.roles(named) == (None, "red#1", "cat", None)
+    picture = Image.new("RGB", (64, 64), "red")
+    assert (figures.color_strength(picture, "red#1") == figures.color_strength(picture, "red")).all()
+
+
+def test_other_numbers_of_tokens_are_told(tokenizer, capsys):
+    assert figures.token_counts(tokenizer, "a green tree", "a green castle") and not capsys.readouterr().out
+    assert not figures.token_counts(tokenizer, "a green tree", "a green bicycle")
+    assert "“tree” 1; “a” 1, “green” 1, “bicycle” 2" in capsys.readouterr().out
+
+
+def test_without_a_strong_colour_no_overlap_is_measured():
+    red, black = (Image.new("RGB", (64, 64), color) for color in ("red", "black"))
+    assert figures.overlap(red, red) == 1
+    assert all(figures.overlap(*pair) != figures.overlap(*pair) for pair in ((red, black), (black, red)))  # nan
+
+
 # ---- what the text says --------------------------------------------------------------------------------------------
 
 FIRST = LESSONS[:3]

@@ -79,6 +79,9 @@ WRONG = {
             M.mean(0).expand_as(M_star) if t > tau else M_star,
         "the first target's own": lambda M, M_star, t, tau=0.2: M_star[:1].expand_as(M_star),
         "writes into M": into_M,
+        "writes into M_star": into_M_star,
+        "t >= tau": lambda M, M_star, t, tau=0.2: M.expand_as(M_star) if t >= tau else M_star,
+        "the paper's t < tau": lambda M, M_star, t, tau=0.2: M_star if t < tau else M.expand_as(M_star),
     },
 }
 
@@ -97,12 +100,9 @@ RIGHT = {
         "lerp": lambda eps, eps_empty, w: torch.lerp(eps_empty, eps, w),
     },
     "my_word_swap": {
-        "the paper's t < tau": lambda M, M_star, t, tau=0.2: M_star if t < tau else M.expand_as(M_star),
-        "t >= tau": lambda M, M_star, t, tau=0.2: M.expand_as(M_star) if t >= tau else M_star,
         "the library's window": lambda M, M_star, t, tau=0.2:
             M.expand_as(M_star) if 1 - t < 1 - tau - 1e-6 else M_star,
         "a copy": copied,
-        "into M_star": into_M_star,
         "repeated": lambda M, M_star, t, tau=0.2: M.repeat(len(M_star), 1, 1, 1, 1) if t > tau else M_star,
         "by arithmetic": lambda M, M_star, t, tau=0.2: (t > tau) * M + (t <= tau) * M_star,
     },

@@ -454,7 +454,9 @@ def test_a_class_of_ten(tiny, lessons, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("lesson", sorted(make_notebooks.SOURCES.glob("[0-9]_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("lesson", [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.name[0] != "2"))
+    for path in sorted(make_notebooks.SOURCES.glob("[0-9]_*.py"))])
 def test_the_teachers_notebook_has_all_points_and_the_students_none(lesson, tmp_path):
     """The shipped ones, in the few steps that a hand-in runs; without an error."""
     folder = tmp_path / "class"

@@ -125,6 +125,7 @@ def test_lesson_7_runs_with_stable_diffusions_shapes(kind, tmp_path, monkeypatch
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_the_numbers_of_four_seeds_in_lesson_4(tmp_path, monkeypatch, capsys):
     """The means that its tables print are those of the text."""
     monkeypatch.setenv("LESSON_SEEDS", "4")
@@ -525,6 +526,7 @@ def test_the_numbers_of_an_answer_were_printed_above_it(lesson):
 
 
 @pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("lesson", FIRST[1:], ids=lambda path: path.stem)
 def test_the_numbers_of_more_seeds_are_printed_with_as_many(lesson, tmp_path, monkeypatch, capsys):
     said = [(COUNTS[count], re.findall(NUMBER, found[0])) for answer, _ in answers(lesson)

@@ -329,11 +329,14 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is inst
 
 
 def inside(browser, script):
-    """The value of an expression in the frame, of another origin than its page."""
-    frame = browser.call("Page.getFrameTree")["frameTree"]["childFrames"][0]["frame"]["id"]
+    """The value of an expression in the frame, of another origin than its page; None before it is there."""
+    frames = browser.call("Page.getFrameTree")["frameTree"].get("childFrames")
+    frame = frames and frames[0]["frame"]["id"]
     contexts = [event["params"]["context"] for event in browser.events
                 if event["method"] == "Runtime.executionContextCreated"]
     there = [context["id"] for context in contexts if context["auxData"]["frameId"] == frame]
+    if not there:
+        return None
     answer = browser.call("Runtime.evaluate", expression=script, returnByValue=True, contextId=there[-1])
     return answer["result"].get("value")
 

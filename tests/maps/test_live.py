@@ -660,6 +660,7 @@ def test_the_target_without_injection_is_one_click_away(page):
     assert page.run(src) == edited
 
 
+@pytest.mark.long
 @needs_browser
 def test_back_brings_the_settings_back_and_a_reload_keeps_them(page):
     before, was = answers(page), page.run("settings")
@@ -872,6 +873,7 @@ def test_while_a_run_goes_the_page_shows_its_predictions(page):
     assert same_as_library(page)["seed"] == 4321
 
 
+@pytest.mark.long
 @needs_browser
 def test_ten_changes_in_a_second_show_the_last(page):
     before = answers(page)

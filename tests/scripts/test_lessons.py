@@ -43,7 +43,8 @@ def run(lesson, folder, monkeypatch, text=None, changes=()):
     return names
 
 
-@each_lesson
+@pytest.mark.parametrize("lesson", [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.long] * (path.name[0] in "3456")) for path in LESSONS])
 def test_a_lesson_runs_and_draws(lesson, tmp_path, monkeypatch):
     """In short: one seed, few steps, and another default dtype than in its notebook."""
     few = "5" if lesson.name[0] in "13" else "3"           # those two need 5 for their asserts

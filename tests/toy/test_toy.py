@@ -152,6 +152,7 @@ def test_a_result_edited_later_is_the_edit_in_one_go(toy):
     assert np.abs(pixels(later.images[1]) - pixels(together.images[1])).max() <= 1
 
 
+@pytest.mark.long
 def test_a_picture_is_found_again_in_the_order_of_the_literature(toy):
     """A picture drawn by the toy world, 6 steps, guidance 7.5: direct gives it back exactly, null-text less than half
     as wrong as plain DDIM, which guidance leads astray; negative-prompt, which undoes the guidance, lies between."""

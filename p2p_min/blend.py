@@ -80,7 +80,7 @@ class LocalBlend:
 def token_columns(tokenizer, prompts, words, name):
     """(prompts, tokens): 1 at the tokens of each prompt's words."""
     check_prompts(prompts)
-    must(isinstance(words, (list, tuple)) and len(words) == len(prompts), name,
+    must(isinstance(words, (list, tuple)) and len(words) == len(prompts) and (name != "words" or [] not in words), name,
          f"a list with one entry for each of the {len(prompts)} prompts, each a word or a list of words", words)
     chosen = torch.zeros(len(prompts), tokenizer.model_max_length, dtype=torch.float32)
     for i, (prompt, of_prompt) in enumerate(zip(prompts, words)):

@@ -62,6 +62,8 @@ class Inversion:
         if has_some and not (states is None and self.method == "null-text" and self.guidance == 1):
             must(are_finite(states, 4) and len(states) == self.steps, f"unconditional of {self.method}",
                  f"finite float32 numbers, ({self.steps} steps, 1, tokens, width)", states)
+            pooled = self.pooled
+            must(pooled is None or are_finite(pooled, 2), "pooled", "finite float32 numbers, (1, width)", pooled)
         else:
             must(states is self.pooled is None, f"unconditional and pooled of {self.method}", "None", states)
 
@@ -88,6 +90,7 @@ class Inversion:
         try:
             with safe_open(path, "pt") as file:
                 settings = json.loads((file.metadata() or {})["p2p_min inversion"])
+                settings.pop("facts", None)                # the fingerprint of earlier versions
                 return cls(**{name: file.get_tensor(name) for name in file.keys()}, **settings)
         except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())

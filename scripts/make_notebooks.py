@@ -187,6 +187,7 @@ def with_outputs_of(path, made):
 
 def write(made, path):
     text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+    text = text.replace(f"{SOURCES.parents[1]}{os.sep}", "")           # where it was made is nobody's business
     if len(text.encode()) > LARGEST:
         raise ValueError(f"{path.name}: the notebook has {len(text.encode()):,} bytes, more than {LARGEST:,}")
     unfinished = path.with_suffix(".unfinished")

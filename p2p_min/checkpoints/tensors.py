@@ -87,9 +87,7 @@ def read_settings(file, keys):
 
 def load_part(part, config, config_file, stored, sources, file, device, dtype):
     """The module of a part; no tensor of the open `file` may be missing, left over or of another shape.
-
-    sources: of `names`; dtype: the whole model's; SDXL's VAE, which overflows in fp16, gets fp32.
-    """
+    sources: of `names`; dtype: the whole model's; SDXL's VAE, which overflows in fp16, gets fp32."""
     with blaming(f"{config_file}:"), torch.device("meta"):             # where a module takes no memory
         module = PARTS[part](config)
     if part == "vae" and module.config["force_upcast"] and dtype == torch.float16:

@@ -108,8 +108,7 @@ class Session:
         return torch.linalg.lstsq(with_one(z).flatten(0, 1), small[0].flatten(1).T).solution
 
     def answer(self, given, say):
-        """What the page shows of these settings; calls say(message) before each step, and with what a run's step shows.
-        Raises Superseded, ValueError."""
+        """What the page shows of these settings; say(message) hears of each step. Raises Superseded, ValueError."""
         must(given.keys() <= SETTINGS.keys(), "settings", f"some of {', '.join(SETTINGS)}", list(given))
         settings = SETTINGS | given
         for name, (is_kind, kind, low, high) in NUMBERS.items():

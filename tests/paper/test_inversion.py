@@ -482,7 +482,7 @@ def test_nothing_half_written_is_left(model, tmp_path, monkeypatch, stop):
 def test_a_file_of_an_earlier_version_loads(model, tmp_path):
     """It does not say which model made it; all else is as it was."""
     inv = dataclasses.replace(invert(model, "negative-prompt", 1), fingerprint=None)
-    settings = dict(prompt=inv.prompt, method=inv.method, guidance=inv.guidance)
+    settings = dict(prompt=inv.prompt, method=inv.method, guidance=inv.guidance, facts={"VAE factor": 8})
     save_file(dict(latents=inv.latents, unconditional=inv.unconditional), tmp_path / "old",
               {"p2p_min inversion": json.dumps(settings)})
     again = p2p.Inversion.load(tmp_path / "old")
@@ -529,7 +529,7 @@ NULL_TEXT = dict(latents=Z, prompt=SOURCE, method="null-text", guidance=7.5, unc
     ("latents", None, "not None"), ("latents", Z[:1], "of (1, 1, 4, 8, 8)"), ("latents", Z[:, 0], "of (3, 4, 8, 8)"),
     ("latents", Z.half(), "float16"), ("latents", Z + float("nan"), "finite"),
     ("unconditional", None, "(2 steps, 1, tokens, width), not None"), ("unconditional", STATES[:1], "(1, 1, 77, 32)"),
-    ("unconditional", STATES + float("inf"), "finite"),
+    ("unconditional", STATES + float("inf"), "finite"), ("pooled", POOLED[0], "(40,)"),
     ("method", "magic", "ddim or null-text"), ("prompt", ["a car"], "one text"), ("guidance", "7.5", "finite number")])
 def test_a_field_that_cannot_be_is_named(name, value, says):
     """Made by hand, changed, or from a file: checked in one place, before anything is computed with it."""

@@ -80,14 +80,14 @@ class LocalBlend:
 def token_columns(tokenizer, prompts, words, name):
     """(prompts, tokens): 1 at the tokens of each prompt's words."""
     check_prompts(prompts)
-    must(isinstance(words, (list, tuple)) and len(words) == len(prompts) and (name != "words" or [] not in words), name,
+    must(isinstance(words, (list, tuple)) and len(words) == len(prompts)
+         and (name == "subtract" or all(word is None or word for word in words)), name,
          f"a list with one entry for each of the {len(prompts)} prompts, each a word or a list of words", words)
     chosen = torch.zeros(len(prompts), tokenizer.model_max_length, dtype=torch.float32)
     for i, (prompt, of_prompt) in enumerate(zip(prompts, words)):
         if of_prompt is None:
             continue
-        of_prompt = of_prompt if isinstance(of_prompt, (list, tuple)) else [of_prompt]
-        for word in of_prompt:
+        for word in of_prompt if isinstance(of_prompt, (list, tuple)) else [of_prompt]:
             chosen[i, tokens_of(tokenizer, prompt, word)] = 1
     for prompt, of_target in zip(prompts[1:], chosen[1:]):
         if name == "words" and not (chosen[0].any() or of_target.any()):

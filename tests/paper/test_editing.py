@@ -477,6 +477,7 @@ def test_a_blend_does_not_change_what_an_edit_does(model, tokenizer):
     (dict(words=["car", "dog"]), "'dog'.*bicycle"), (dict(words=["car"]), "one entry for each of the 2 prompts"),
     (dict(words="car"), "one entry for each of the 2 prompts"),
     (dict(words=["car", []]), "each a word or a list of words"),
+    (dict(words=["car", ()]), "each a word or a list of words"),
     (dict(words=[None, None]), "no word for 'a big bicycle next to a river', nor for the source"),
     (dict(subtract=["river", "snow"]), "'snow'"), (dict(subtract=["river"]), "subtract"),
     (dict(threshold=1.5), "threshold"), (dict(threshold=(0.1, 0.2, 0.3)), "threshold"),

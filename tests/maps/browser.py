@@ -36,8 +36,15 @@ class Page:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+        self.address = path if isinstance(path, str) else path.resolve().as_uri()
+        self.open(width, height)
+
+    def open(self, width=1000, height=900):
+        """The page as one finds it, in a window of this size; the pointer is in its corner."""
         self.resize(width, height)
-        self.call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=0, y=0)
+        self.run("document.body.dataset.ready = 'no'")     # of what is shown until now
+        self.call("Page.navigate", url=self.address)
         self.wait("document.body?.dataset.ready === 'yes'")
 
     def __enter__(self):

@@ -203,6 +203,7 @@ def browser(file, tmp_path_factory):
 @pytest.fixture
 def page(browser, file):
     """Opened anew, since processes share the tests in any order. No test leaves an error or a request behind."""
+    browser.events.clear()
     browser.open()
     yield browser
     told = [event for event in browser.events if event["method"] in (

@@ -4,12 +4,20 @@
     python scripts/measure_toy.py --guidances 3 5 7      what is read right in pictures, by guidance
     python scripts/measure_toy.py --sweep                word swaps, by setting of the injection
     python scripts/measure_toy.py --maps                 where the object's word attends, in inverted renders
+    python scripts/measure_toy.py --vae                  renders through the VAE
     further options: [--sheet FILE.png] [--json FILE.json]
 
 Prompts are full captions of random scenes. Each picture has fresh noise, and none is picked or left out. Read right:
 the judge's most likely reading is what the prompt says (if it says no place or style, none is seen). A colour is read
 where the picture looks most like the object, even if another object is read there; of two objects, both must be read as
 present.
+
+Counted right: the judge counts as many things as the prompt names, one head for each animal, two wheels for each car or
+bicycle, and no sun or moon but the one that the beach, the sunset and the night have (a thing may hide it). The judge
+reads all pictures at 64 × 64; larger ones are reduced.
+
+Through the VAE: held-out renders, encoded and decoded, compared at 128 × 128 with the drawing (a model of 64 × 64 gets
+the drawing reduced, and what it makes of it is enlarged with bicubic interpolation).
 
 Word swaps change the object or the colour of a scene without fur. Each is generated twice from the same noise: with the
 source's maps, and from the seed alone. Kept: in whatever the prompts do not say (the captions leave things out at
@@ -31,15 +39,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import p2p_min as p2p
 from p2p_min import attention
 from p2p_min.networks.text import encode
 from p2p_min.pictures import sheet
 
-sys.path.append(str(Path(__file__).parent / "toy"))
+sys.path += [str(Path(__file__).parent / folder) for folder in ("toy", "edits")]
 import judge as judging  # noqa: E402
 import world  # noqa: E402
+from measures import psnr, ssim  # noqa: E402
 
 FIRST_SEED = 20_000_000                        # far from those of training and of the judge
 BATCH = 24                                     # pictures generated together
@@ -56,8 +66,9 @@ def scenes(count, first=0, **kind):
 
 
 def noise(model, seeds):
-    size = model.unet.config["sample_size"]
-    return torch.cat([torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    size, channels = (model.unet.config[key] for key in ("sample_size", "in_channels"))
+    return torch.cat([torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(seed))
+                      for seed in seeds])
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ def one_object(model, judge, options):
     images = sample_prompts(model, prompts, options)
     reading = judging.read(judge, images)
     right = {name: [] for name in ("object", "object and no other", "colour", "place", "place, where said", "style",
-                                   "style, where said", "size, where said")}
+                                   "style, where said", "size, where said", "counted right", *judging.COUNTED)}
     for i, scene in enumerate(chosen):
         true, kind = judging.truth(scene), world.KINDS.index(scene.things[0].kind)
         right["object"].append(bool(reading.kinds[i].argmax() == kind))
@@ -124,9 +135,21 @@ def one_object(model, judge, options):
                                         ("style", reading.style, true.style, scene.style in world.STYLES)):
             right[name].append(bool(seen[i].argmax() == meant))
             right[f"{name}, where said"] += right[name][-1:] if said else []
+        for name, flag in counted_right(reading, i, scene).items():
+            right[name].append(flag)
         if scene.things[0].size != "medium":
             right["size, where said"].append(bool(reading.size[i].argmax() == true.size))
     return {name: share(flags) for name, flags in right.items()}, images, prompts
+
+
+def counted_right(reading, i, scene):
+    """{what is counted: whether picture i has as many as the scene should}, and "counted right": all of them."""
+    kinds = [thing.kind for thing in scene.things]
+    most = scene.place in world.WITH_SUN
+    wanted = dict(thing=[len(kinds)], sun=[0, 1] if most else [0], head=[sum(kind in ("cat", "dog") for kind in kinds)],
+                  wheel=[2 * sum(kind in ("bicycle", "car") for kind in kinds)])
+    right = {name: round(reading.counts[i, n].item()) in wanted[name] for n, name in enumerate(judging.COUNTED)}
+    return {"counted right": all(right.values()), **right}
 
 
 def two_objects(model, judge, options):
@@ -134,13 +157,29 @@ def two_objects(model, judge, options):
     chosen = [scene for scene in scenes(options.count, two=True, styled=False)
               if scene.things[0].color != scene.things[1].color]
     reading = judging.read(judge, sample_prompts(model, [world.caption(scene) for scene in chosen], options))
-    both, bound = [], []
+    both, bound, counted = [], [], []
     for i, scene in enumerate(chosen):
         true = judging.truth(scene)
         there = np.flatnonzero(true.kinds)
         both.append(all(reading.kinds[i, k] > 0 for k in there))
         bound.append(both[-1] and all(reading.colors[i, k].argmax() == true.colors[k] for k in there))
-    return {"both objects": share(both), "both objects, each its own colour": share(bound)}
+        counted.append(counted_right(reading, i, scene)["counted right"])
+    return {"both objects": share(both), "both objects, each its own colour": share(bound),
+            "counted right": share(counted)}
+
+
+@torch.no_grad()
+def through_vae(model, count=64):
+    """Renders, encoded and decoded, against the drawing of 128 × 128."""
+    side, psnrs, ssims = 16 * model.vae.factor, [], []
+    for scene in scenes(count, first=2_000_000):
+        drawing, seen = world.render(scene)[0], world.render(scene, side)[0]
+        z = model.vae.encode(judging.to_tensor(seen)[None].to(model.device))
+        decoded = ((model.vae.decode(z)[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+        decoded = Image.fromarray(decoded).resize(drawing.size, Image.Resampling.BICUBIC)
+        psnrs.append(psnr(decoded, drawing))
+        ssims.append(ssim(decoded, drawing))
+    return {"PSNR, dB": mean(psnrs), "SSIM": mean(ssims)}
 
 
 @torch.no_grad()
@@ -273,6 +312,8 @@ def foreground(where):
 def backgrounds(images, reading, i):
     """PSNR of picture i and of the seed alone, picture 1, against the source outside all three boxes; or None."""
     outside = ~np.any([foreground(reading.where[n]) for n in (0, 1, i)], axis=0)
+    scale = images[0].width // judging.SIDE
+    outside = outside.repeat(scale, 0).repeat(scale, 1)
     if outside.mean() < 0.1:
         return None
     errors = [((np.asarray(images[n], float) - np.asarray(images[0], float)) ** 2)[outside].mean() for n in (i, 1)]
@@ -305,7 +346,7 @@ def reweighting(model, judge, options):
 def text_of(number):
     if number is None or next(iter(number.values())) is None:
         return "–"
-    return f"{100 * number['share']:.1f} %" if "share" in number else f"{number['mean']:.2f} ({number['of']})"
+    return f"{100 * number['share']:.1f} %" if "share" in number else f"{number['mean']:.3f} ({number['of']})"
 
 
 def show(title, table):
@@ -333,6 +374,7 @@ def main():
     parser.add_argument("--guidances", type=float, nargs="+", help="only what is read right, for each of these")
     parser.add_argument("--sweep", action="store_true", help="only word swaps, for a grid of --cross and --self")
     parser.add_argument("--maps", action="store_true", help="only maps of inverted renders, half as many as --count")
+    parser.add_argument("--vae", action="store_true", help="only renders through the VAE")
     parser.add_argument("--sheet", type=Path, help="write the first 64 pictures of one object above their prompts")
     parser.add_argument("--json", type=Path, help="where to write all numbers")
     options = parser.parse_args()
@@ -346,6 +388,10 @@ def main():
         results[title] = table
         show(title, table)
 
+    if not (options.maps or options.sweep or options.guidances):
+        section("through the VAE", through_vae(model))
+    if options.vae:
+        return
     if options.maps or not (options.sweep or options.guidances):
         section("averaged maps", averaged_maps(model, options))
     for guidance in [] if options.maps else options.guidances or ([] if options.sweep else [options.guidance]):

@@ -5,7 +5,7 @@
 # we ask *when* (for which steps), for *which words*, in *which layers*, and *where* in the picture.
 #
 # The pair is the one of lesson 2: a red cat becomes a blue cat. With noise alone the blue cat
-# stands somewhere else, so we can see what each part of the maps does.
+# stands elsewhere, so we can see what each part of the maps does.
 #
 # Where a cell says `expect_... = ""`, write what you expect and why, before you run the next one.
 # Change the seeds and the prompts too, if you like. `check.window.hint()` helps with an exercise.
@@ -125,17 +125,17 @@ kept, runs = compare("4_tau", P, P_star, edits)
 of_noise = kept.mean(0)[0]                         # what the shared noise keeps without any map
 
 # %% [markdown] teacher
-# **Answer.** A tenth of the steps brings the cat to its place, the rest refines its outline. The
-# source's early maps do most of the work.
+# **Answer.** After 40 % of the steps the cat is in its place, and the rest adds little. A tenth is
+# not enough. The source's early maps do most of the work.
 #
-# (Four seeds, in the order of the table: 0.26, 0.49, 0.62, 0.69.)
+# (Four seeds, in the order of the table: 0.16, 0.37, 0.71, 0.73.)
 
 # %% teacher
 from p2p_min.lessons.figures import claim
 
-_, tenth, *_, most = kept.mean(0)
+_, _, early, most = kept.mean(0)
 claim("the overlap grows with the window", (np.diff(kept.mean(0)) > 0).all())
-claim("the first tenth adds more than all that follows", tenth - of_noise > most - tenth)
+claim("the first 40 % add more than all that follows", early - of_noise > most - early)
 
 # %% [markdown]
 # ## Which steps matter most?
@@ -153,9 +153,9 @@ print(f"no map at all: {of_noise:.2f}")
 
 # %% [markdown] teacher
 # **Answer.** The first fifth. The composition is settled early, as the paper says. Late maps come
-# too late: with seed 0 they draw a ghost where the red cat stood, beside a finished blue cat.
+# too late: they leave a blur where the red cat stood, beside a finished blue cat.
 #
-# (Four seeds, in the order of the table: 0.56, 0.49, 0.37, 0.32, 0.33. No map at all: 0.26.)
+# (Four seeds, in the order of the table: 0.58, 0.32, 0.19, 0.19, 0.22. No map at all: 0.16.)
 
 # %% teacher
 early, *_, late = kept.mean(0)
@@ -177,7 +177,7 @@ kept, _ = compare("4_to_the_end", "a red bicycle", "a red car", edits)
 
 # %% [markdown] teacher
 # **Answer.** The last steps draw details, and there the bicycle shows through the car: the outline
-# moves towards the bicycle's, and the car loses its windows and lights.
+# moves towards the bicycle's, the windows lose their blue, and lights and wheels are smeared.
 # Stop when the place is settled, so that the new thing can look like itself: with this model,
 # after 40 to 80 % of the steps. A sweep like this finds tau for each pair.
 
@@ -237,16 +237,16 @@ if only_is_right:
 
 # %% [markdown] teacher
 # **Answer.** No. "cat", or "blue" with the map of "red": either of them alone brings the cat to its
-# place. End and padding have most of the attention, and carry next to nothing of the place.
+# place, or near it. End and padding have most of the attention, and carry little of the place.
 #
-# (Four seeds, in the order of the table: 0.26, 0.28, 0.56, 0.57, 0.30, 0.69. No map at all: 0.26.)
+# (Four seeds, in the order of the table: 0.15, 0.17, 0.54, 0.52, 0.23, 0.73. No map at all: 0.16.)
 
 # %% teacher
 start, *by_word, padding, everything = kept.mean(0)
 claim("end and padding have most of the attention", share[groups["end and padding"]].sum() > 0.5)
 claim("a word that says what or which colour carries the place by itself",
       min(by_word[-2:]) > max(start, padding) + 0.1)
-claim("start, end and padding carry next to nothing of it",
+claim("start, end and padding carry little of it",
       max(abs(start - of_noise), abs(padding - of_noise)) < 0.1)
 claim("all together carry most", everything > max(by_word))
 
@@ -291,12 +291,12 @@ kept, _ = compare("4_layers", P, P_star, {f"only {n} by {n}": only_size(n) for n
 print(f"no map at all: {of_noise:.2f}")
 
 # %% [markdown] teacher
-# **Answer.** Either 16 × 16 or 8 × 8. The map of 4 × 4 does nothing: it is flat. (Four seeds:
-# 0.62, 0.62 and 0.26.)
+# **Answer.** 16 × 16 or 8 × 8: each alone keeps most of what all keep together, 16 × 16 more in the
+# mean. The map of 4 × 4 does nothing: it is flat. (Four seeds: 0.63, 0.52 and 0.16.)
 
 # %% teacher
 of_16, of_8, of_4 = kept.mean(0)
-claim("16 by 16 or 8 by 8 is enough", min(of_16, of_8) > of_noise + 0.2)
+claim("16 by 16 keeps most, 8 by 8 a little less", of_16 > of_8 > of_noise + 0.3)
 claim("4 by 4 does nothing", abs(of_4 - of_noise) < 0.05)
 
 # %% [markdown]
@@ -325,7 +325,8 @@ M = torch.stack(seen).mean(0)
 assert (M.sum(1) - 1).abs().max() < 1e-3           # a row for each pixel that looks
 pixels = np.asarray(beach, int)
 red = pixels[..., 0] - pixels[..., 1:].max(-1) > 60                # the thing
-red = torch.from_numpy(red[2::4, 2::4].flatten().copy())           # one of 4 × 4 pixels: 16 × 16
+side = len(red) // 16                              # so many pixels make a place of the map
+red = torch.from_numpy(red[side // 2::side, side // 2::side].flatten().copy())     # 16 × 16
 if 0 < red.sum() < len(red):
     of_thing, of_ground = M[red][:, red].sum(1).mean(), M[~red][:, red].sum(1).mean()
     print(f"the red thing covers {red.sum() / 256:.0%} of the picture")
@@ -370,19 +371,20 @@ cross, own = ({kind: inject(0, ends[i]) for kind, ends in kinds.items()} for i i
 far, _ = compare("4_self", P, P_star, cross, own, differs, "differs from the source by")
 
 # %% [markdown] teacher
-# **Answer.** It keeps more, and in fewer steps. With both, the pose stays, but so do the sea and
-# the sun, which should have gone. With self-attention injected to the end there is hardly any snow
-# left. Hence only a part of the steps, and a smaller one the more the target should differ.
+# **Answer.** In fewer steps it keeps about as much, and both together keep more: the pose, but also
+# the sun (seed 0) or the sea (seed 1), which should have gone. With self-attention to the end, sky,
+# sea and sun stay with both seeds, and only the sand turns white. Hence only a part of the steps,
+# and a smaller one the more the target should differ.
 #
-# (Four seeds, in the order of the table: 43, 39, 37, 29, 14.)
+# (Four seeds, in the order of the table: 47, 37, 37, 31, 22.)
 
 # %% teacher
 claim("each injection keeps more than the one before it in the table's order",
       (np.diff(far[:, [0, 1, 3, 4]]) < 0).all())
-claim("self-attention keeps more in 40 % of the steps than cross-attention in 60 %",
-      (far[:, 2] < far[:, 1]).all())
-claim("with self-attention to the end, the target is less than half as far from the source",
-      (far[:, 4] < far[:, 0] / 2).all())
+claim("self-attention keeps about as much in 40 % of the steps as cross-attention in 60 %",
+      abs(np.diff(far.mean(0)[1:3])) < 4)
+claim("with self-attention to the end, the target is about half as far",
+      (far[:, 4] < 0.6 * far[:, 0]).all())
 
 # %% [markdown]
 # ## Local blend: where may the picture change?
@@ -535,19 +537,22 @@ known(model, *car_to_boat)
 edit = each([inject(0, 0.4)], car_to_boat)
 free = p2p.prompt_to_prompt(model, car_to_boat, edit, seed=SEED, **settings)
 local_boat, seen_snow, masks_boat = with_blend(car_to_boat, vehicles)
-boat = np.ptp(np.asarray(free.images[1], float), axis=-1) > 70     # strong colour, as in overlap
-mask = masks_boat[-1].numpy().repeat(4, 0).repeat(4, 1)            # 16 × 16 as 64 × 64
+boat, blended = (np.ptp(np.asarray(image, float), axis=-1) > 70    # strong colour, as in overlap
+                 for image in (free.images[1], local_boat.images[1]))
+tall = [(each_row > 1).sum() for each_row in (boat.sum(1), blended.sum(1))]
+mask = masks_boat[-1].numpy().repeat(8, 0).repeat(8, 1)            # 16 × 16 as 128 × 128
 cut = (boat & ~mask).sum() / max(1, boat.sum())
 show("4_cut", [*free.images, local_boat.images[1], masks_boat[-1]],
-     [car_to_boat[0], f"{car_to_boat[1]}: {cut:.0%} of it is outside the mask", "with local blend",
-      "the mask"])
+     [car_to_boat[0], f"{car_to_boat[1]}: {tall[0]} rows of pixels",
+      f"with local blend: {tall[1]} rows", f"the mask: {cut:.0%} of the free boat is outside"])
 
 # %% [markdown] teacher
-# **Answer.** The top of the sail. The new thing must fit into the mask, or it is cut. (Three seeds:
-# the sail is cut in each.)
+# **Answer.** The top of the sail. The new thing must fit into the mask, or it is cut. (In four
+# seeds the boat has 50 to 66 rows of the 128, and 43 to 52 with the blend. Only 0 to 4 % of
+# the free boat's strong colour is outside the mask; the white of the sail does not count.)
 
 # %% teacher
-claim("a part of the boat is outside the mask", cut > 0.04)
+claim("the blend makes the boat lower by a tenth or more", tall[1] < 0.9 * tall[0])
 
 # %% [markdown]
 # ## Can we guess what a word's map covers?
@@ -568,12 +573,12 @@ show("4_places", [local.images[0], places[0], local_boat.images[0], places[1]],
       for text in (prompts[0], f"the mask of “{word}”: {mask.float().mean():.0%}")])
 
 # %% [markdown] teacher
-# **Answer.** Not from the picture. "snow" covers all but the car; "grass" is bright in one corner,
-# and a threshold of the maximum finds only that. Look at a mask before you trust it. (In four
-# seeds: 2 % for "grass", 61 to 80 % for "snow".)
+# **Answer.** Not from the picture. "snow" covers nearly all but the car; "grass" is bright in the
+# corners, and a threshold of the maximum finds only these. Look at a mask before you trust it. (In
+# four seeds: 2 or 3 % for "grass", 62 to 82 % for "snow".)
 
 # %% teacher
-claim("the mask of “grass” is a corner, that of “snow” most of the picture",
+claim("the mask of “grass” is a corner or two, that of “snow” most of the picture",
       places[0].float().mean() < 0.1 < 0.5 < places[1].float().mean())
 
 # %% [markdown]
@@ -590,6 +595,6 @@ claim("the mask of “grass” is a corner, that of “snow” most of the pictu
 # `threshold`, and `words`, which may be a list for each prompt) for which the boat is whole and
 # the background stays.
 #
-# 1. Say first how you measure both. `cut` and `differs` are a beginning.
+# 1. Say first how you measure both. `tall`, `cut` and `differs` are a beginning.
 # 2. Try four seeds, and report all four.
 # 3. Is there a setting that is good for ball and cat as well?

@@ -196,7 +196,7 @@ end, ball = len(model.tokenizer(P).input_ids) - 1, find(P, thing)
 
 
 def pixels(image, color):
-    """(64, 64) of booleans: where the picture has a colour."""
+    """(128, 128) of booleans: where the picture has a colour."""
     return np.abs(np.asarray(image, float) - color).sum(-1) < 150
 
 
@@ -210,7 +210,7 @@ moves = {f"“{thing}”": tokens == ball, "all words": (tokens > 0) & (tokens <
 cells, captions, moved = [], [], []
 for seed in SEEDS:
     source, *targets = generate(P, [move(chosen) for chosen in moves.values()], seed)
-    wanted = np.roll(pixels(source, RED), 64 // 4, axis=1)
+    wanted = np.roll(pixels(source, RED), source.width // 4, axis=1)
     if not wanted.any():
         print(f"seed {seed}: nothing is red, so the number says nothing; change RED")
     moved.append([share(pixels(image, RED), wanted) for image in targets])
@@ -222,13 +222,13 @@ print(f"mean of {len(SEEDS)}:", "  ".join(f"{name} {x:.2f}" for name, x in moved
 
 # %% [markdown] teacher
 # **Answer.** “ball” alone pulls the ball out of shape (mean of five seeds: 0.42). All words move it, and leave
-# something behind (0.68). With the end and the padding the old place is empty (0.78): they are no words, but they
-# remember where things were.
+# something behind (0.72). With the end and the padding the old place is all but empty (0.77): they are no words, but
+# they remember where things were.
 
 # %% teacher
 of_word, of_words, of_all = moved.values()
 claim("the more tokens move, the better the ball does", of_all > of_words > of_word)
-claim("with all but the start it moves well", of_all > 0.75)
+claim("with all but the start it moves well", of_all > 0.7)
 
 # %% [markdown]
 # ### Exercise 2: mirror the picture, left to right
@@ -273,7 +273,7 @@ def trade(other):
 M = random(4, 8, 8, 77).softmax(-1)
 assert torch.equal(trade(nouns)(M, None, 1.0)[0, ..., castle], M[..., flower])
 def place(image, color):
-    """Where the pixels of a colour are on average: 0 at the left, 63 at the right."""
+    """Where the pixels of a colour are on average: 0 at the left, 127 at the right."""
     columns = np.nonzero(pixels(image, color))[1]
     return columns.mean() if len(columns) else np.nan
 
@@ -292,9 +292,8 @@ for name, distances in zip(names, np.transpose(apart)):
     print(f"  {name:16}", *map(where, distances))
 
 # %% [markdown] teacher
-# **Answer.** With the nouns traded, the colours stay, and the shapes change places in seeds 0 and 1; in seed 2 the
-# castle stays where it was. With the colours traded, the colours change places. Each word has a place of its own: that
-# is why the two can get mixed up.
+# **Answer.** With the nouns traded, the colours stay, and castle and flower change places. With the colours traded, the
+# colours do. Each word has a place of its own: that is why the two can get mixed up.
 
 # %% teacher
 sides = np.sign(apart)
@@ -361,12 +360,13 @@ for seed in SEEDS[:2]:
 show("6_power", cells, captions, columns=5, side=160)
 
 # %% [markdown] teacher
-# **Answer.** With p = 0.25 every pixel listens to nearly all tokens alike, so no place is the car's: it fades, or is
-# gone. With p = 4 the pictures have more detail, some of it wrong: count the wheels.
+# **Answer.** With p = 0.25 every pixel listens to nearly all tokens alike. There still is a car, but not where it was,
+# and not red: orange with seed 0, pale yellow with seed 1. With p = 4 the cars are a little larger and more detailed,
+# but not better: look at their back ends.
 
 # %% teacher
 claim("there is less detail below 1, and more at p = 4",
-      all(each[1] < each[2] < each[0] < each[4] for each in details))
+      all(max(each[1:3]) < each[0] < each[4] for each in details))
 
 # %% [markdown]
 # ## Does one head do it alone?
@@ -399,14 +399,15 @@ for seed in SEEDS[:2]:
 show("6_heads", cells, captions, columns=7, side=160)
 
 # %% [markdown] teacher
-# **Answer.** Nearly. Heads 0 and 1 alone get more than half of the way from “no head” to “all heads”; heads 2 and 3 do
-# not. It is so in each of the four seeds that we tried; here are two.
+# **Answer.** No, and heads differ. On average over four seeds (here are two) the overlap is 0.16 with no head, 0.73
+# with all, and 0.44, 0.56, 0.17 and 0.22 with heads 0 to 3: the last two say little about the place. One seed may say
+# otherwise: in the second row head 1 is as good as all.
 
 # %% teacher
 none, full, *single = np.transpose(all_kept)
-halfway = (none + full) / 2
-claim("heads 0 and 1 alone get more than half of the way, heads 2 and 3 do not",
-      (np.minimum(*single[:2]) > halfway).all() and (np.maximum(*single[2:]) < halfway).all())
+third = (2 * none + full).mean() / 3
+claim("heads 0 and 1 alone get more than a third of the way, heads 2 and 3 do not",
+      np.mean(single[:2], 1).min() > third > np.mean(single[2:], 1).max())
 
 # %% [markdown]
 # ## What can an Edit not do?
@@ -419,14 +420,18 @@ expect_nothing = ""
 
 # %%
 keep = lambda M, M_star, t: M[None]
-images = generate("a red cat", [keep], 0, "a blue cat") + generate("a red cat", [keep], 0, "")[1:]
+leave = lambda M, M_star, t: M_star
+images = generate("a red cat", [keep], 0, "a blue cat")
+images += generate("a red cat", [keep, leave], 0, "")[1:]
 kept = [overlap(images[0], image) for image in images[1:]]
-show("6_nothing", images,
-     ["a red cat", f"a blue cat: overlap {kept[0]:.2f}", f"(empty): {kept[1]:.2f}"])
+show("6_nothing", images, ["a red cat", f"a blue cat: overlap {kept[0]:.2f}",
+                           f"(empty): {kept[1]:.2f}", f"(empty), no edit: {kept[2]:.2f}"])
 
 # %% [markdown] teacher
-# **Answer.** No word, no cat: the maps have nothing to put there. (With the empty prompt, the overlap was at most 0.25
-# in three seeds.)
+# **Answer.** Not this cat: no value says “cat”, so the maps have nothing to put there. A model that is asked for
+# nothing draws anything, here much the same with the cat's maps as without. (In 16 seeds the overlap with the source's
+# cat is 0.19 on average, as it is without the maps. A judge sees some cat in 5 of them, mostly elsewhere; in 2
+# without.)
 
 # %% teacher
 claim("the cat's outline is kept, and the empty prompt has none", kept[0] > 0.5 > 0.4 > kept[1])
@@ -440,7 +445,7 @@ claim("the cat's outline is kept, and the empty prompt has none", kept[0] > 0.5 
 #
 # Guidance needs two predictions, eps_c with the prompt and eps_u without. An edit sees the rows of eps_c only, unless
 # the run says `edit_unconditional=True`; then it also sees those of eps_u, in a call of their own. Which is right here?
-# The number is the share of red pixels.
+# The number is the share of pixels that have the colour of the big ball.
 
 # %% predict expect_attend
 expect_attend = ""
@@ -461,28 +466,31 @@ def generate_both(seed, edit=None, unconditional=False):
                                 edit_unconditional=unconditional).images
 
 
-cells, captions, red, edit = [], [], [], {"up_blocks": Mutual()}
-for seed in (3, 4):
+cells, captions, kept, edit = [], [], [], {"up_blocks": Mutual()}
+for seed in SEEDS:
     images = generate_both(seed)
     images += [generate_both(seed, edit, unconditional)[1] for unconditional in (False, True)]
-    red.append([pixels(image, RED).mean() for image in images])
+    color = np.median(np.asarray(images[0], float)[58:72, 52:72], axis=(0, 1))  # of its upper half
+    kept.append([pixels(image, color).mean() for image in images])
     names = f"a big ball, seed {seed}", "a small ball, no edit", "rows of eps_c", "both"
     cells += images
-    captions += [f"{name}: {x:.2f}" for name, x in zip(names, red[-1])]
+    captions += [f"{name}: {x:.2f}" for name, x in zip(names, kept[-1])]
 show("6_attend", cells, captions, columns=4, side=160)
 
 # %% [markdown] teacher
-# **Answer.** Both. With the rows of eps_c alone the ball is red, but not small, and the grass is pale: the target's
-# eps_c knows the source and its eps_u does not, and guidance multiplies the difference. In 16 seeds the ball kept its
-# colour in 13 (eps_c alone) and 15 (both), and was small in 0 and 16.
+# **Answer.** Both. With the rows of eps_c alone the ball is too large, or the picture is pale: the target's eps_c knows
+# the source and its eps_u does not, and guidance multiplies the difference. A judge saw the results of 16 seeds: the
+# ball had the source's colour in 4 without an edit (here in two of three) and in all 16 with either, and was small in 2
+# (eps_c alone) and in all 16 (both).
 #
 # The same happens when you take a layer away to see what it does. Without the first self-attention, a picture changes
-# by 50 grey levels (rows of eps_c), 23 (both), or 27 (guidance 1, where there is no eps_u). So ablate at guidance 1.
+# by 32.6 grey levels (rows of eps_c), 18.8 (both), or 17.0 (guidance 1, where there is no eps_u). So ablate at
+# guidance 1.
 
 # %% teacher
-big, alone, one, both = np.transpose(red)
-claim("with both, the ball is red and small; with the rows of eps_c alone it is not small",
-      ((alone < 0.02) & (both > 0.05) & (one > 1.3 * both) & (big > 2 * both)).all())
+big, alone, one, both = np.transpose(kept)
+claim("with both, the ball has the source's colour and is small; without an edit one has another",
+      ((both > 0.04) & (big > 3 * both)).all() and alone.min() < 0.01)
 
 # %% [markdown]
 # ## Must guidance be a number?
@@ -504,8 +512,9 @@ assert np.array_equal(images[0], images[1])
 show("6_guidance", images, ["5", "5, by hand", "5 while 0.2 < t < 0.8, else 1", "1"])
 
 # %% [markdown] teacher
-# **Answer.** The first two are equal to the bit. For this boat, guidance in the middle of the run is nearly enough.
-# Without any, it falls apart.
+# **Answer.** The first two are equal to the bit, and the last two are much alike: a larger boat, further to the right,
+# and white. So the interval comes too late here: guidance did most in the first fifth of the steps, where the layout
+# is made. (The seed matters: with seeds 0, 2 and 3 the boat is red with all four.)
 
 # %% [markdown]
 # ## What if a method needs more rows?
@@ -539,7 +548,7 @@ cells, captions, reds = [], [], []
 for seed in SEEDS:
     images = p2p.prompt_to_prompt(other, ["a cat on the grass"] * 2, steps=STEPS, guidance=5.0,
                                   seed=seed).images
-    redness = [np.median(np.asarray(image, float)[34:46, 26:38] @ [1, -1, 0]) for image in images]
+    redness = [np.median(np.asarray(image, float)[68:92, 52:76] @ [1, -1, 0]) for image in images]
     cells += images
     captions += [f"seed {seed}: {redness[0]:.0f}", f"without “a red cat”: {redness[1]:.0f}"]
     reds.append(redness)

@@ -1,8 +1,9 @@
-"""How each object of the toy world is drawn: draw(pen, color, rng, amount).
+"""How each object of the toy world is drawn: draw(pen, color, rng, amount[, wheels or heads]).
 
 Objects are drawn in a box of [-1, 1] x [-1, 1], y downwards, standing on y = 1. A drawing takes its
 random numbers from `rng` alone and always the same number of them, whatever the colour, the amount
-or the style, so that one attribute can be changed and all the rest stays as it was.
+or the style, so that one attribute can be changed and all the rest stays as it was. What has wheels or
+heads can be drawn with a wrong number of them: such pictures teach the judge to count.
 """
 
 import math
@@ -14,15 +15,15 @@ from pen import DARK, GLASS, LAMPLIGHT, Color, Pen, Point, box, darker, ellipse,
 def fur(pen: Pen, rng: Random, at: Point, radii: Point, color: Color, amount: float, inner: bool = False) -> None:
     """Tufts around a body (drawn before it) or, if `inner`, on it; `amount` is only their length.
 
-    They are few and bold: at 64 pixels finer hair is lost in the VAE.
+    They are few and bold, and as long on small things as on others: finer hair is lost in the VAE.
     """
     (x, y), (rx, ry) = at, radii
-    count, reach, thick = (11, 0.34, 0.075) if inner else (22, 0.55, 0.13)
+    count, reach, thick = (8, 0.4, 0.12) if inner else (16, max(0.62, 0.15 / pen.scale), 0.19)
     for i in range(count):
-        angle = 2 * math.pi * (i + 0.6 * rng.random()) / count
+        angle = 2 * math.pi * (i + 0.4 * rng.random()) / count
         root = math.sqrt(rng.uniform(0.05, 0.45)) if inner else 0.9
         length = amount * reach * rng.uniform(0.75, 1.0)
-        heading = angle + rng.uniform(-0.25, 0.25)
+        heading = angle + rng.uniform(-0.15, 0.15)
         if amount <= 0:
             continue
         px, py = x + rx * root * math.cos(angle), y + ry * root * math.sin(angle)
@@ -32,14 +33,16 @@ def fur(pen: Pen, rng: Random, at: Point, radii: Point, color: Color, amount: fl
         pen.dab([(px - side_x, py - side_y), tip, (px + side_x, py + side_y)], tone if inner or i % 2 else color)
 
 
-def bicycle(pen: Pen, color: Color, rng: Random, amount: float) -> None:
+def bicycle(pen: Pen, color: Color, rng: Random, amount: float, wheels: int = 2) -> None:
     radius, tyre, tube = rng.uniform(0.41, 0.45), rng.uniform(0.11, 0.13), rng.uniform(0.15, 0.17)
     hub_y = 1 - radius - tyre / 2
     rear, front, pedal = (-0.56, hub_y), (0.56, hub_y), (-0.08, hub_y + 0.05)
     saddle, head = (-0.27, -0.24), (0.33, -0.3)
-    for x, y in (rear, front):  # pale discs, since thin spokes turn into noise at 64 pixels
+    hubs = {1: [rear], 2: [rear, front], 3: [(0.0, hub_y), rear, front]}[wheels]
+    for x, y in hubs:  # pale discs, since thin spokes turn into noise
         pen.dab(ellipse(x, y, radius, radius), (226, 231, 238))
         pen.ring(x, y, radius, DARK, tyre)
+        pen.note("wheel", x, y)
     pen.line([pedal, rear, saddle, head, pedal, saddle], color, tube)
     pen.line([saddle, (-0.32, -0.5)], color, tube * 0.8)
     pen.line([(-0.48, -0.54), (-0.16, -0.54)], DARK, 0.15)
@@ -48,7 +51,7 @@ def bicycle(pen: Pen, color: Color, rng: Random, amount: float) -> None:
     pen.disc(*pedal, 0.1, DARK)
 
 
-def car(pen: Pen, color: Color, rng: Random, amount: float) -> None:
+def car(pen: Pen, color: Color, rng: Random, amount: float, wheels: int = 2) -> None:
     roof, rear, front = rng.uniform(-0.38, -0.22), rng.uniform(-0.62, -0.48), rng.uniform(0.22, 0.36)
     waist, pillar = 0.2, (rear + front) / 2 + rng.uniform(-0.05, 0.05)
     pen.polygon([(rear - 0.24, waist + 0.08), (rear, roof), (front, roof), (front + 0.34, waist + 0.08)], color)
@@ -61,13 +64,14 @@ def car(pen: Pen, color: Color, rng: Random, amount: float) -> None:
     pen.line([(-0.95, 0.72), (0.95, 0.72)], darker(color, 0.35), 0.07)
     pen.disc(0.88, 0.42, 0.1, (255, 240, 150))
     pen.disc(-0.93, 0.42, 0.07, (225, 60, 50))
-    for x in (-0.55, 0.55):
+    for x in (-0.55, 0.55, 0.0)[:wheels]:
+        pen.note("wheel", x, 0.72)
         pen.disc(x, 0.72, 0.28, DARK)
         pen.disc(x, 0.72, 0.12, (205, 207, 214))
 
 
 def ball(pen: Pen, color: Color, rng: Random, amount: float) -> None:
-    radius, tilt = 0.75, rng.uniform(-0.5, 0.5)
+    radius, tilt = 0.7, rng.uniform(-0.5, 0.5)
     x, y = 0.0, 1 - radius
     fur(pen, rng, (x, y), (radius, radius), color, amount * 0.8)
     pen.polygon(ellipse(x, y, radius, radius, corners=40), color)
@@ -135,10 +139,11 @@ def tree(pen: Pen, color: Color, rng: Random, amount: float) -> None:
 def _blossom(pen: Pen, rng: Random, crown: list[tuple[float, float, float]], color: Color, amount: float) -> None:
     """Petals over a tree's crown, opening one after the other as the amount grows."""
     deep = (232, 70, 140) if color[0] > 200 and color[2] > 120 else (255, 160, 200)
-    count = 56
+    count = 32
     for i in range(count):
         x, y, radius = rng.choice(crown)
-        angle, out, size = rng.uniform(0, 6.28), math.sqrt(rng.random()), rng.uniform(0.075, 0.11)
+        angle, out, size = rng.uniform(0, 6.28), math.sqrt(rng.random()), rng.uniform(0.11, 0.15)
+        size = max(size, 0.028 / pen.scale)
         if i < amount * count:
             px, py = x + out * radius * math.cos(angle), y + out * radius * math.sin(angle)
             pen.dab(ellipse(px, py, size, size, corners=8), deep if i % 3 == 0 else (255, 240, 246))
@@ -154,43 +159,58 @@ def boat(pen: Pen, color: Color, rng: Random, amount: float) -> None:
     pen.line([(-0.88, 0.52), (0.88, 0.52)], lighter(color, 0.55) if luma(color) < 235 else (120, 130, 160), 0.07)
 
 
-def cat(pen: Pen, color: Color, rng: Random, amount: float) -> None:
-    mark = DARK if luma(color) > 60 else (245, 215, 90)
+def cat(pen: Pen, color: Color, rng: Random, amount: float, heads: int = 1) -> None:
     tip = rng.uniform(-0.25, 0.1)
     pen.line([(0.3, 0.88), (0.66, 0.84), (0.84, 0.58), (0.78, 0.3), (0.88, tip)], darker(color, 0.15), 0.2)
     fur(pen, rng, (0, 0.5), (0.48, 0.5), color, amount * 0.8)
     pen.polygon(ellipse(0, 0.52, 0.48, 0.48), color)
     fur(pen, rng, (0, 0.5), (0.46, 0.42), color, amount, inner=True)
-    fur(pen, rng, (0, -0.28), (0.54, 0.44), color, amount * 0.7)
     for x in (-1, 1):
         pen.polygon(ellipse(x * 0.22, 0.9, 0.19, 0.1), lighter(color, 0.3))
-        pen.polygon([(x * 0.54, -0.25), (x * 0.55, -1), (x * 0.06, -0.6)], color)
-        pen.dab([(x * 0.46, -0.5), (x * 0.48, -0.82), (x * 0.24, -0.6)], (245, 150, 165))
-    pen.polygon(ellipse(0, -0.26, 0.56, 0.43), color)
+    for middle in ((), (0.0,), (-0.5, 0.5))[heads]:
+        _cat_head(pen, color, rng, amount, middle)
+
+
+def _cat_head(pen: Pen, color: Color, rng: Random, amount: float, middle: float) -> None:
+    mark = DARK if luma(color) > 60 else (245, 215, 90)
+    pen.note("head", middle, -0.26)
+    fur(pen, rng, (middle, -0.28), (0.54, 0.44), color, amount * 0.7)
     for x in (-1, 1):
-        pen.dab(ellipse(x * 0.23, -0.34, 0.12, 0.16), mark)
+        pen.polygon([(middle + x * 0.54, -0.25), (middle + x * 0.55, -1), (middle + x * 0.06, -0.6)], color)
+        pen.dab([(middle + x * 0.46, -0.5), (middle + x * 0.48, -0.82), (middle + x * 0.24, -0.6)], (245, 150, 165))
+    pen.polygon(ellipse(middle, -0.26, 0.56, 0.43), color)
+    for x in (-1, 1):
+        pen.dab(ellipse(middle + x * 0.23, -0.34, 0.12, 0.16), mark)
         for y in (-0.16, -0.02):
-            pen.line([(x * 0.3, -0.08), (x * 0.74, y)], mark, 0.045)
-    pen.dab([(-0.14, -0.17), (0.14, -0.17), (0, -0.02)], (240, 110, 130))
+            pen.line([(middle + x * 0.3, -0.08), (middle + x * 0.74, y)], mark, 0.045)
+    pen.dab([(middle - 0.14, -0.17), (middle + 0.14, -0.17), (middle, -0.02)], (240, 110, 130))
 
 
-def dog(pen: Pen, color: Color, rng: Random, amount: float) -> None:
-    mark = (20, 20, 26) if luma(color) > 60 else (238, 238, 240)
-    wag, collar = rng.uniform(-0.35, -0.1), (60, 110, 220) if color[0] > color[2] else (225, 60, 55)
+def dog(pen: Pen, color: Color, rng: Random, amount: float, heads: int = 1) -> None:
+    wag = rng.uniform(-0.35, -0.1)
     pen.line([(-0.62, 0.2), (-0.84, 0.05), (-0.9, wag)], color, 0.18)
     fur(pen, rng, (-0.12, 0.33), (0.66, 0.36), color, amount * 0.72)
     for x, tone in ((-0.42, 0.25), (0.22, 0.25), (-0.62, 0.0), (0.42, 0.0)):
         pen.polygon(box(x - 0.11, 0.4, x + 0.11, 1), darker(color, tone))
     pen.polygon(ellipse(-0.1, 0.32, 0.68, 0.35), color)
     fur(pen, rng, (-0.12, 0.33), (0.64, 0.32), color, amount, inner=True)
-    pen.polygon([(0.12, 0.2), (0.3, -0.3), (0.72, -0.1), (0.54, 0.4)], color, hatch=False)
-    pen.line([(0.26, 0.02), (0.64, 0.1)], collar, 0.12)
-    fur(pen, rng, (0.48, -0.32), (0.36, 0.34), color, amount * 0.6)
-    pen.polygon(ellipse(0.5, -0.32, 0.38, 0.34), color)
-    pen.polygon(ellipse(0.8, -0.18, 0.24, 0.18), lighter(color, 0.3))
-    pen.dab(ellipse(0.95, -0.26, 0.12, 0.11), mark)
-    pen.dab(ellipse(0.58, -0.42, 0.11, 0.13), mark)
-    pen.polygon(ellipse(0.24, -0.22, 0.16, 0.36, 0.25), darker(color, 0.35))
+    for side in (1, -1)[:heads]:
+        _dog_head(pen, color, rng, amount, side)
+
+
+def _dog_head(pen: Pen, color: Color, rng: Random, amount: float, side: int) -> None:
+    """Neck, collar and head; at the tail's end if `side` is -1."""
+    mark = (20, 20, 26) if luma(color) > 60 else (238, 238, 240)
+    collar = (60, 110, 220) if color[0] > color[2] else (225, 60, 55)
+    pen.note("head", side * 0.5, -0.32)
+    pen.polygon([(side * 0.12, 0.2), (side * 0.3, -0.3), (side * 0.72, -0.1), (side * 0.54, 0.4)], color, hatch=False)
+    pen.line([(side * 0.26, 0.02), (side * 0.64, 0.1)], collar, 0.12)
+    fur(pen, rng, (side * 0.48, -0.32), (0.36, 0.34), color, amount * 0.6)
+    pen.polygon(ellipse(side * 0.5, -0.32, 0.38, 0.34), color)
+    pen.polygon(ellipse(side * 0.8, -0.18, 0.24, 0.18), lighter(color, 0.3))
+    pen.dab(ellipse(side * 0.95, -0.26, 0.12, 0.11), mark)
+    pen.dab(ellipse(side * 0.58, -0.42, 0.11, 0.13), mark)
+    pen.polygon(ellipse(side * 0.24, -0.22, 0.16, 0.36, side * 0.25), darker(color, 0.35))
 
 
 def cake(pen: Pen, color: Color, rng: Random, amount: float) -> None:

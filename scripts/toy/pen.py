@@ -14,6 +14,7 @@ INK: Color = (38, 34, 48)
 DARK: Color = (42, 42, 50)
 GLASS: Color = (196, 230, 248)
 LAMPLIGHT: Color = (255, 238, 165)
+HATCH_GAP = 0.1  # from stroke to stroke, in parts of the picture: finer ones are lost in the VAE
 CRAYON, PENCIL, WATERCOLOR = "children drawing of", "pencil sketch of", "watercolor of"
 
 
@@ -57,6 +58,7 @@ class Pen:
         self.draw = ImageDraw.Draw(layer)
         self.pixels = layer.width
         self.hatch_angle = hand.uniform(0.5, 1.1)
+        self.notes: list[tuple[str, float, float]] = []  # parts that can be counted, and where they are
         self.stand(0.0, 0.0, 1.0)
 
     def stand(self, x: float, y: float, scale: float, lean: float = 0.0, flip: int = 1, ground: float = 0.0) -> None:
@@ -64,17 +66,22 @@ class Pen:
         self.x, self.y, self.scale, self.flip, self.ground = x, y, scale, flip, ground
         self.cos, self.sin = math.cos(lean), math.sin(lean)
 
+    def note(self, part: str, x: float, y: float) -> None:
+        """A sun, a head or a wheel is here: who reads the picture can then be asked how many there are."""
+        (px, py), = self._to_pixels([(x, y)])
+        self.notes.append((part, px / self.pixels, py / self.pixels))
+
     def polygon(self, points: Sequence[Point], color: Color, hatch: bool = True) -> None:
         """A filled shape, with the outline and the hatching of the style."""
         shape = self._wobble(self._to_pixels(points))
         if self.style == CRAYON:
-            self._fill(shape, lighter(color, 0.16 + 0.2 * luma(color) / 255), color, 0.03 if hatch else 0,
+            self._fill(shape, lighter(color, 0.2 + 0.25 * luma(color) / 255), color, 0.04 if hatch else 0,
                        mix(color, INK, 0.8), 0.02)
         elif self.style == PENCIL:
             tone = round(luma(color))
             grey = 92 + tone * 5 // 8
             stroke = 48 + tone * 11 // 16
-            self._fill(shape, (grey,) * 3, (stroke,) * 3, 0.02 if hatch else 0, (48, 48, 50), 0.016)
+            self._fill(shape, (grey,) * 3, (stroke,) * 3, 0.032 if hatch else 0, (48, 48, 50), 0.018)
         elif self.style == WATERCOLOR:
             self._fill(shape, lighter(color, 0.12), color, 0, darker(color, 0.12), 0.008)
         else:
@@ -153,19 +160,19 @@ class Pen:
         wide, high = right - left, bottom - top
         if wide < 1 or high < 1:
             return
-        if max(wide, high) < 0.1 * self.pixels:
+        if min(wide, high) < 0.1 * self.pixels:
             self.draw.polygon(shape, fill=color)
             return
         inside = Image.new("L", (wide, high))
         ImageDraw.Draw(inside).polygon([(x - left, y - top) for x, y in shape], fill=255)
         strokes = Image.new("L", (wide, high))
         draw = ImageDraw.Draw(strokes)
-        gap, reach = 2.1 * width * self.pixels, wide + high
+        gap, reach = HATCH_GAP * self.pixels, wide + high
         dx, dy = math.cos(self.hatch_angle) * reach, math.sin(self.hatch_angle) * reach
-        jitter = Random(round(reach))  # of its own, so that the wobble of the next shape stays in step
+        jitter = Random(0)  # of its own, so that the wobble of the next shape stays in step
         offset = -reach / 2
         while offset < reach / 2:
-            shift = offset + jitter.uniform(-0.3, 0.3) * gap
+            shift = offset + jitter.uniform(-0.12, 0.12) * gap
             x, y = wide / 2 - dy / reach * shift, high / 2 + dx / reach * shift
             draw.line((x - dx, y - dy, x + dx, y + dy), fill=255, width=max(1, round(width * self.pixels)))
             offset += gap

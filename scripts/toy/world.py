@@ -29,8 +29,10 @@ AMOUNT_WORD = {"ball": "fluffy", "cat": "fluffy", "dog": "fluffy", "tree": "blos
 AMOUNT_CHANCE = {"ball": 0.5, "cat": 0.35, "dog": 0.35, "tree": 0.35}
 HALF_WIDTHS = {"small": (0.175, 0.20), "medium": (0.23, 0.31), "big": (0.35, 0.40)}
 HALF_WIDTHS_OF_TWO = {"small": (0.165, 0.175), "medium": (0.185, 0.205), "big": (0.205, 0.21)}
+Part = tuple[str, float, float]  # "sun", "head" or "wheel", and where it is
+WITH_SUN = ("on the beach", "at night", "at sunset")  # or a moon
 FEATURES = ("next to a river", "on the beach")  # places whose words mean a part of the picture
-SUPERSAMPLING = 3
+CANVAS = 384  # every picture is drawn at this size and then reduced, so that all sizes show the same drawing
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Thing:
     size: str = "medium"
     amount: float = 0.0
     named: frozenset[str] = frozenset()
+    parts: int | None = None  # how many wheels or heads, if not as many as it should have
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Scene:
     place: str = ""
     things: tuple[Thing, ...] = ()
     says_place: bool = True
+    suns: int = 1  # or moons, in a sky that has any
 
 
 def stream(seed: int, *name: object) -> Random:
@@ -82,7 +86,7 @@ def _sample_thing(rng: Random, kind: str, is_of_two: bool) -> Thing:
     if "color" not in named and kind in NATURAL and rng.random() < 0.5:
         color = NATURAL[kind]
     size = rng.choice(["big", "small"]) if rng.random() < 0.5 and not is_of_two else "medium"
-    amount = rng.uniform(0.15, 1.0) if rng.random() < AMOUNT_CHANCE.get(kind, 0) else 0.0
+    amount = rng.uniform(0.3, 1.0) if rng.random() < AMOUNT_CHANCE.get(kind, 0) else 0.0
     return Thing(kind, color, size, amount, frozenset(named))
 
 
@@ -173,8 +177,8 @@ def _pigment(scene: Scene, index: int) -> Color:
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value + shift[2]))
 
 
-def _draw_thing(scene: Scene, index: int, spot: Spot, pixels: int) -> Image.Image:
-    """One thing on a clear layer of its own: the layer's alpha is its mask."""
+def _draw_thing(scene: Scene, index: int, spot: Spot, pixels: int) -> tuple[Image.Image, list[Part]]:
+    """One thing on a clear layer of its own (the layer's alpha is its mask), and its parts."""
     thing, color = scene.things[index], _pigment(scene, index)
     layer = Image.new("RGBA", (pixels, pixels))
     pen = Pen(layer, scene.style, stream(scene.seed, "hand", index))
@@ -182,10 +186,11 @@ def _draw_thing(scene: Scene, index: int, spot: Spot, pixels: int) -> Image.Imag
     if thing.kind == "butterfly":  # it hovers over its ground point, if there is air above it
         lift = min(0.03 + 0.12 * spot.lift, max(0.0, spot.y - 2 * spot.half - 0.02))
     pen.stand(spot.x, spot.y - lift, spot.half, spot.lean, spot.flip, ground=1.0)
-    OBJECTS[thing.kind](pen, color, stream(scene.seed, "details", index), thing.amount)
+    count = [] if thing.parts is None else [thing.parts]
+    OBJECTS[thing.kind](pen, color, stream(scene.seed, "details", index), thing.amount, *count)
     if scene.style not in STYLES:
         _model(layer, spot, pixels)
-    return _rim(layer, _rim_color(scene.style, thing.color, color), max(1, round(0.010 * pixels)))
+    return _rim(layer, _rim_color(scene.style, thing.color, color), max(1, round(0.010 * pixels))), pen.notes
 
 
 def _model(layer: Image.Image, spot: Spot, pixels: int) -> None:
@@ -219,15 +224,16 @@ def _rim(layer: Image.Image, color: Color, width: int) -> Image.Image:
     return rimmed
 
 
-def _draw_place(scene: Scene, away: int, pixels: int) -> tuple[Image.Image, Image.Image]:
-    """The place as a picture, and the mask of what its words mean (before things hide some of it)."""
+def _draw_place(scene: Scene, away: int, pixels: int) -> tuple[Image.Image, Image.Image, list[Part]]:
+    """The place as a picture, the mask of what its words mean (before things hide some of it), and its suns."""
     picture, layer = Image.new("RGB", (pixels, pixels), PAPER), Image.new("RGBA", (pixels, pixels))
     back = Pen(picture, scene.style, stream(scene.seed, "hand", "back"))
     feature = Pen(layer, scene.style, stream(scene.seed, "hand", "feature"))
-    PLACES[scene.place](back, feature, _horizon(scene), away, stream(scene.seed, "place"))
+    PLACES[scene.place](back, feature, _horizon(scene), away, stream(scene.seed, "place"), scene.suns)
     alpha = layer.getchannel("A")
     picture.paste(layer, (0, 0), alpha)
-    return picture, alpha if scene.place in FEATURES else Image.new("L", picture.size, 255)
+    mask = alpha if scene.place in FEATURES else Image.new("L", picture.size, 255)
+    return picture, mask, back.notes
 
 
 def _cast_shadow(picture: Image.Image, spot: Spot) -> None:
@@ -251,31 +257,42 @@ def _wash(picture: Image.Image, rng: Random) -> Image.Image:
     return Image.fromarray(painted.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(side * 0.0055))
 
 
-def _share(mask: Image.Image) -> np.ndarray:
-    return np.asarray(mask.reduce(SUPERSAMPLING), np.float32) / 255
+def render(scene: Scene, size: int = 128) -> tuple[Image.Image, dict[str, np.ndarray]]:
+    """The picture, and for every role of `words` the share of each pixel that it covers; `size` divides CANVAS."""
+    return render_with_parts(scene, size)[:2]
 
 
-def render(scene: Scene, size: int = 64) -> tuple[Image.Image, dict[str, np.ndarray]]:
-    """The picture, and for every role of `words` the share of each pixel that it covers."""
-    pixels = size * SUPERSAMPLING
+def render_with_parts(scene: Scene, size: int = 128) -> tuple[Image.Image, dict[str, np.ndarray], list[Part]]:
+    """As `render`, and all parts that can be counted and are not hidden."""
+    picture, masks, parts = _draw(scene, CANVAS)
+    smaller = {role: np.asarray(mask.reduce(CANVAS // size), np.float32) / 255 for role, mask in masks.items()}
+    return picture.reduce(CANVAS // size), smaller, parts
+
+
+def _draw(scene: Scene, pixels: int) -> tuple[Image.Image, dict[str, Image.Image], list[Part]]:
     spots = [_spot(scene, i) for i in range(len(scene.things))]
-    picture, place = _draw_place(scene, -spots[0].side if len(spots) == 1 else 0, pixels)
-    masks = {"style": np.ones((size, size), np.float32)}
+    picture, place, parts = _draw_place(scene, -spots[0].side if len(spots) == 1 else 0, pixels)
+    masks = {"style": Image.new("L", picture.size, 255)}
     for i, spot in enumerate(spots):
         if scene.style not in (CRAYON, PENCIL):
             _cast_shadow(picture, spot)
-        layer = _draw_thing(scene, i, spot, pixels)
+        layer, own_parts = _draw_thing(scene, i, spot, pixels)
         alpha = layer.getchannel("A")
+        parts = [part for part in parts if not _covers(alpha, part)] + own_parts
         picture.paste(layer, (0, 0), alpha)
         place = ImageChops.subtract(place, alpha)
-        masks[f"object {i}"] = _share(alpha)
-    masks["place"] = _share(place)
-    picture = picture.reduce(SUPERSAMPLING)
+        masks[f"object {i}"] = alpha
+    masks["place"] = place
     if scene.style == WATERCOLOR:
         picture = _wash(picture, stream(scene.seed, "paper"))
     if scene.style == PENCIL:
         picture = picture.convert("L").convert("RGB")
-    return picture, masks
+    return picture, masks, parts
+
+
+def _covers(alpha: Image.Image, part: Part) -> bool:
+    x, y = (min(alpha.width - 1, max(0, int(share * alpha.width))) for share in part[1:])
+    return alpha.getpixel((x, y)) > 0
 
 
 # --- contact sheet --------------------------------------------------------------------------------

@@ -243,7 +243,8 @@ def seen(scene):
     colors = torch.cat([logits(int(i), len(judging.COLORS)) for i in truth.colors])[None]
     amounts = torch.tensor(truth.amounts, dtype=torch.float).clamp(min=0)[None]
     return judging.Reading(torch.tensor(truth.kinds).float()[None], colors, amounts, logits(truth.size, 3),
-                           logits(truth.place, len(judging.PLACES)), logits(truth.style, len(judging.STYLES)), None)
+                           logits(truth.place, len(judging.PLACES)), logits(truth.style, len(judging.STYLES)), None,
+                           None)
 
 
 def test_the_judge_is_asked_for_the_edit_and_for_the_rest(monkeypatch):

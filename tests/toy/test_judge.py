@@ -1,4 +1,5 @@
 """The judge that ships: what the toy model's numbers rest on."""
+import numpy as np
 import pytest
 import torch
 
@@ -28,8 +29,8 @@ def test_fresh_renders_are_read_right(judge):
     """Forty scenes that it has not seen: at most two wrong in each attribute."""
     scenes = [world.sample(seed) for seed in range(30_000_000, 30_000_040)]
     reading, true = read(judge, scenes), [judging.truth(scene) for scene in scenes]
-    kinds, colors, _, size, place, style = (torch.tensor([list(t) if hasattr(t, "__len__") else t for t in part])
-                                            for part in zip(*true))
+    kinds, colors, _, size, place, style, _ = (torch.tensor([list(t) if hasattr(t, "__len__") else t for t in part])
+                                               for part in zip(*true))
     for wrong in (((reading.kinds > 0) != (kinds > 0)).any(1), (reading.colors.argmax(2) != colors)[colors >= 0],
                   reading.place.argmax(1) != place, reading.style.argmax(1) != style,
                   (reading.size.argmax(1) != size)[size >= 0]):
@@ -56,9 +57,29 @@ def test_fur_is_told_from_none(judge):
     assert amount(0.0) < 0.25 < 0.7 < amount(1.0)
 
 
+@pytest.mark.parametrize("name, count, scene", [
+    ("sun", 1, dict(place="on the beach")), ("sun", 2, dict(place="on the beach", suns=2)), ("head", 1, {}),
+    ("head", 2, dict(things=(world.Thing("dog", parts=2),))), ("wheel", 2, dict(things=(world.Thing("bicycle"),))),
+    ("thing", 2, dict(things=(world.Thing("dog"), world.Thing("dog", "red"))))])
+def test_it_counts(judge, name, count, scene):
+    """Suns, heads, wheels, things, and a second one where there is: right in at least six of eight drawings each."""
+    dog = (world.Thing("dog"),)
+    counts = read(judge, [world.Scene(seed, **{"things": dog, **scene}) for seed in range(8)]).counts
+    assert (counts[:, judging.COUNTED.index(name)].round() == count).sum() >= 6
+
+
+@pytest.mark.parametrize("style", ["", *world.STYLES])
+def test_all_sizes_show_the_same_drawing(style):
+    """A picture of 64 pixels is the one of 128, reduced."""
+    for seed in range(4):
+        scene = world.Scene(seed, style, "at sunset", (world.Thing("cat", amount=1.0),))
+        small, large = (world.render(scene, size)[0] for size in (64, 128))
+        assert np.abs(np.asarray(small, float) - np.asarray(large.reduce(2), float)).max() <= 1
+
+
 def test_it_says_where(judge):
     """The object's cells lie where the object was drawn, and nowhere else but for its rim."""
     picture, masks = world.render(world.Scene(3, things=(world.Thing("house"),)))
-    inside = torch.from_numpy(masks["object 0"]).reshape(16, 4, 16, 4).mean((1, 3))
+    inside = torch.from_numpy(masks["object 0"]).reshape(16, 8, 16, 8).mean((1, 3))
     where = judging.read(judge, [picture]).where[0, world.KINDS.index("house")] > 0
     assert where[inside > 0.9].float().mean() > 0.9 and not where[inside == 0].any()

@@ -15,7 +15,7 @@ from p2p_min.networks.text import encode
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "weights" / "toy"
 
-EXAMPLES = [["a big red bicycle", "a big red car"],
+EXAMPLES = [["a ball on the grass", "a cake on the grass"],
             ["a castle next to a river", "children drawing of a castle next to a river"]]
 
 
@@ -37,9 +37,9 @@ def injected(model, prompts):
 
 
 def test_the_folder_is_small_and_holds_nothing_that_could_run():
-    """At most 40 MB; safetensors, json and the tokenizer's text only."""
+    """At most 45 MiB; safetensors, json and the tokenizer's text only."""
     files = [file for file in FOLDER.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 40e6
+    assert sum(file.stat().st_size for file in files) <= 45 * 2 ** 20
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
 
 
@@ -77,6 +77,16 @@ def test_the_default_dtype_of_torch_changes_nothing(dtype):
         torch.set_default_dtype(torch.float32)
 
 
+def test_it_generates_what_the_world_draws_at_its_size(toy):
+    """128 × 128 pixels, by a VAE of factor 8 as in Stable Diffusion; a drawing comes through it nearly as it was."""
+    assert toy.vae.factor == 8 and toy.size == (128, 128)
+    drawing = world.render(world.sample(20_000_000, two=False, styled=False))[0]
+    with torch.no_grad():
+        z = toy.vae.encode(torch.from_numpy(np.array(drawing)).permute(2, 0, 1)[None].to(toy.device) / 127.5 - 1)
+        seen = toy.vae.decode(z)[0].permute(1, 2, 0).cpu().numpy() * 127.5 + 127.5
+    assert seen.shape == (128, 128, 3) and ((seen - pixels(drawing)) ** 2).mean() < 255 ** 2 / 10 ** 2.4    # 24 dB
+
+
 def test_its_words_are_those_of_the_drawn_world(toy):
     """So that the command line can warn of others: all that captions say, and nothing else."""
     said = {word for seed in range(3000) for word in world.caption(world.sample(seed)).split()}
@@ -84,11 +94,11 @@ def test_its_words_are_those_of_the_drawn_world(toy):
 
 
 def test_an_edit_that_returns_M_star_is_the_unedited_run(toy):
-    """Latents within 1e-5 of their scale, pixels within 1/255."""
+    """Latents within 1e-4 of their scale (rounding, which ten steps enlarge), pixels within 1/255."""
     prompts = EXAMPLES[0]
     edited = sample(toy, prompts, lambda M, M_star, t: M_star, lambda M, M_star, t: M_star)
     plain = sample(toy, prompts)
-    assert (edited.latents - plain.latents).abs().max() <= 1e-5 * plain.latents.abs().max()
+    assert (edited.latents - plain.latents).abs().max() <= 1e-4 * plain.latents.abs().max()
     for a, b in zip(edited.images, plain.images, strict=True):
         assert np.abs(pixels(a) - pixels(b)).max() <= 1
 
@@ -124,8 +134,8 @@ def test_the_map_of_a_word_lies_on_what_it_names(toy):
     hits, chance = [], []
     for seed in range(20_000_000, 20_000_024):             # none of them in training
         scene = world.sample(seed, two=False, styled=False)
-        picture, masks = world.render(scene, 64)
-        mask = torch.from_numpy(masks["object 0"]).reshape(16, 4, 16, 4).mean((1, 3)) > 0.25
+        picture, masks = world.render(scene)
+        mask = torch.from_numpy(masks["object 0"]).reshape(16, 8, 16, 8).mean((1, 3)) > 0.25
         z = toy.vae.encode(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1)
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
         alpha = toy.schedule.alphas_cumprod[500]
@@ -157,7 +167,7 @@ def test_a_picture_is_found_again_in_the_order_of_the_literature(toy):
     """A picture drawn by the toy world, 6 steps, guidance 7.5: direct gives it back exactly, null-text less than half
     as wrong as plain DDIM, which guidance leads astray; negative-prompt, which undoes the guidance, lies between."""
     scene = world.sample(20_000_001, two=False, styled=False)
-    picture, prompt = world.render(scene, 64)[0], world.caption(scene)
+    picture, prompt = world.render(scene)[0], world.caption(scene)
     wrong = {}
     for method in ("direct", "null-text", "negative-prompt", "ddim"):
         inversion = p2p.invert(toy, picture, prompt, method, steps=6, guidance=7.5)

@@ -4,7 +4,7 @@ expect_one_noise = "Nearly: one noise, one layout. An overlap of 0.8."
 expect_maps = "At the left, where the red one stands."
 expect_source = "Yes, but for rounding: the Edit changes M_hat, which only the target uses."
 expect_noise_or_maps = "The maps: they say where the cat is. But in another noise they will keep less."
-expect_ground = "Those with the source's noise: no word names the ground."
+expect_ground = "Two from one noise: no word names the ground."
 expect_layers = "16 by 16 on the way up keeps most, for its maps are sharp; 4 by 4 nothing, it is flat."
 
 

@@ -18,7 +18,7 @@ def put_back(z, trajectory, i):
     return z
 
 
-expect_vae = "Thin lines and small windows go, since a latent pixel stands for 4 × 4; about 30 dB."
+expect_vae = "Thin lines and small windows go, since a latent pixel stands for 8 × 8; about 30 dB."
 expect_noise = (
     "Nearly 1, but each step up makes a small error, so something of the picture may be "
     "left in it.")

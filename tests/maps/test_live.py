@@ -612,6 +612,8 @@ def drag(page, selector, start, end):
 
 @needs_browser
 def test_the_live_page_opens_with_a_picture(page):
+    page.open()                                            # anew, since processes share the tests in any order
+    wait_for_answer(page)
     assert same_as_library(page) == page.run("live.settings")
     assert page.run("document.getElementById('controls').hidden") is False
 
@@ -664,6 +666,8 @@ def test_the_target_without_injection_is_one_click_away(page):
 @pytest.mark.long
 @needs_browser
 def test_back_brings_the_settings_back_and_a_reload_keeps_them(page):
+    page.open()
+    wait_for_answer(page)
     before, was = answers(page), page.run("settings")
     type_in(page, "[data-set=seed]", "12")
     wait_for_answer(page, before)

@@ -145,8 +145,9 @@ def one_object(model, judge, options):
 def counted_right(reading, i, scene):
     """{what is counted: whether picture i has as many as the scene should}, and "counted right": all of them."""
     kinds = [thing.kind for thing in scene.things]
-    most = scene.place in world.WITH_SUN
-    wanted = dict(thing=[len(kinds)], sun=[0, 1] if most else [0], head=[sum(kind in ("cat", "dog") for kind in kinds)],
+    has_sun = scene.place in world.WITH_SUN
+    wanted = dict(thing=[len(kinds)], sun=[0, 1] if has_sun else [0],
+                  head=[sum(kind in ("cat", "dog") for kind in kinds)],
                   wheel=[2 * sum(kind in ("bicycle", "car") for kind in kinds)])
     right = {name: round(reading.counts[i, n].item()) in wanted[name] for n, name in enumerate(judging.COUNTED)}
     return {"counted right": all(right.values()), **right}

@@ -138,17 +138,21 @@ def load(path=FILE):
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} is missing; python scripts/toy/judge.py makes it")
     judge = Judge()
-    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+    judge.load_state_dict(stored(path))
     return judge.eval()
+
+
+def stored(path):
+    return {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
 
 
 def earlier(path):
     """A judge with the weights of another, which may be one that did not count yet."""
-    judge, state = Judge(), load_file(path)
+    judge, state = Judge(), stored(path)
     for name in ("cells.weight", "cells.bias"):
         missing = sum(judge.widths) - len(state[name])
         state[name] = F.pad(state[name], [0] * (2 * state[name].ndim - 1) + [missing])
-    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    judge.load_state_dict(state)
     return judge
 
 

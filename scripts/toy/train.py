@@ -54,7 +54,7 @@ SIZE, FACTOR, LENGTH = 128, 8, 77
 WORDS = 24                                     # captions are shorter; behind them stand the empty prompt's states
 ROLES = ("object 0", "object 1", "place")
 GROUPS = ("simple", "styled", "two")           # one object without a style; with one; two objects
-SHARES = (0.3, 0.25, 0.45)                       # of the groups in the UNet's training
+SHARES = (0.3, 0.25, 0.45)                     # of the groups in the UNet's training
 HARD = {"dog", "bicycle", "cat", "fluffy", "blossom", "flower", "beach", "sunset"}     # taken twice as often
 SCALING = 0.18215
 HELD = 64                                      # the first pictures, never trained on: what the VAE's PSNR is of
@@ -411,7 +411,7 @@ def named_like(module, tensors):
 
 
 def chances_of(captions, groups):
-    """How often each picture is taken: by its group, and twice as often if it shows what is hard to paint."""
+    """How often each picture is taken: by its group, and twice as often if it shows what is hard to draw."""
     share = torch.tensor(SHARES) / torch.bincount(groups, minlength=len(GROUPS))
     hard = [bool(HARD & {word for text, _ in words for word in text.split()}) for words in captions]
     return share[groups] * (1 + torch.tensor(hard).float())
@@ -472,9 +472,9 @@ def train_unet(args):
         words[dropped] = empty_ids[:, :WORDS].cpu()
         role[dropped] = -1
         noise = torch.randn(z.shape, generator=generator).to(args.device)
-        late = torch.rand(batch, generator=generator) < 0.3        # where objects and their colours are decided
+        is_large = torch.rand(batch, generator=generator) < 0.3    # where objects and their colours are decided
         time_ = torch.rand(batch, generator=generator)
-        time_ = torch.where(late, 400 + (len(alphas) - 400) * time_, len(alphas) * time_)
+        time_ = torch.where(is_large, 400 + (len(alphas) - 400) * time_, len(alphas) * time_)
         time_ = time_.long().to(args.device)
         a = alphas[time_][:, None, None, None]
         context, apart = painter.context(words.to(args.device), empty_ids)

@@ -392,9 +392,8 @@ def test_each_steps_prediction_is_told_as_it_comes():
     images = [first.images[0], p2p.prompt_to_prompt(toy, list(settings.values())[:2], inversion=first, **run).images[1]]
     for shown, image in zip((source, plain), images):
         assert shown.size == (16, 16)
-        small = np.asarray(image.resize(shown.size, Image.Resampling.BOX), float)
-        # Less than half as far from it as a picture of its mean colour.
-        assert abs(np.asarray(shown, float) - small).mean() < abs(small - small.mean((0, 1))).mean() / 2
+        apart = np.asarray(shown, float) - np.asarray(image.resize(shown.size, Image.Resampling.BOX), float)
+        assert abs(apart).mean() < 16                      # of 255
     assert target.tobytes() != plain.tobytes()
 
 
